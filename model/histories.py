@@ -1,0 +1,103 @@
+"""Users' histories as flat arrays, and the leave-one-out split of DESIGN 5.
+
+- One user is one slice `items[offsets[u]:offsets[u + 1]]`, oldest first: no list of lists, so that a million users are two arrays.
+- Items are indices 0..N-1 into the catalogue's order; ids from outside live only at the edges.
+- Leave-one-out goes by position: the last item tests, the one before validates, the rest trains. A user needs three
+  behaviors to be evaluated; a shorter history trains only. A target that its user had seen before is not evaluated,
+  since seen items are excluded from the answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import BadInput
+
+__all__ = ["EvaluationSet", "Histories", "leave_one_out"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histories:
+    """Histories of U users over N items, B behaviors in all."""
+
+    offsets: NDArray[np.int64]
+    """(U + 1,) start of each user's slice; offsets[0] = 0, offsets[U] = B."""
+    items: NDArray[np.int32]
+    """(B,) item index, oldest first within a user."""
+    n_items: int
+    """N, the size of the catalogue; every entry of `items` is below it."""
+
+    def __post_init__(self) -> None:
+        if self.offsets.ndim != 1 or len(self.offsets) < 1 or self.offsets[0] != 0 or self.offsets[-1] != len(self.items):
+            raise BadInput(f"offsets must run from 0 to the {len(self.items)} behaviors")
+        if len(self.items) and not (0 <= int(self.items.min()) and int(self.items.max()) < self.n_items):
+            raise BadInput(f"histories name item {int(self.items.max())}, the catalogue has {self.n_items} items")
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, user: int) -> NDArray[np.int32]:
+        """History of one user, oldest first, a view."""
+        return self.items[self.offsets[user] : self.offsets[user + 1]]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(U,) behaviors of each user."""
+        return np.diff(self.offsets)
+
+    def counts(self) -> NDArray[np.int64]:
+        """(N,) behaviors of each item."""
+        return np.bincount(self.items, minlength=self.n_items).astype(np.int64)
+
+    def drop_last(self, counts: NDArray[np.int64]) -> Histories:
+        """Histories without the newest `counts[u]` behaviors of each user u."""
+        keep = np.maximum(self.lengths - counts, 0)
+        offsets = np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)
+        positions = np.arange(len(self.items)) - np.repeat(self.offsets[:-1], self.lengths)
+        return Histories(offsets=offsets, items=self.items[positions < np.repeat(keep, self.lengths)], n_items=self.n_items)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSet:
+    """Users with one held-out target each: what the retriever may see, and what it should find."""
+
+    split: str
+    """"validation" or "test"."""
+    users: NDArray[np.int64]
+    """(E,) index of each evaluated user in the full histories."""
+    seen: Histories
+    """E histories: everything before the target; also the items excluded from the answer."""
+    targets: NDArray[np.int32]
+    """(E,) item index to be found."""
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+def leave_one_out(histories: Histories) -> tuple[Histories, EvaluationSet, EvaluationSet]:
+    """Split into (train, validation, test) by position.
+
+    `train` keeps every user (users of fewer than three behaviors whole), so that train[u] is user u.
+    """
+    lengths = histories.lengths
+    enough = lengths >= 3
+    train = histories.drop_last(np.where(enough, 2, 0))
+
+    def held_out(split: str, back: int) -> EvaluationSet:
+        users = np.flatnonzero(enough)
+        targets = histories.items[histories.offsets[1:][users] - back]
+        kept, slices = [], []
+        for position, user in enumerate(users):
+            before = histories[int(user)][: lengths[user] - back]
+            if targets[position] not in before:
+                kept.append(position)
+                slices.append(before)
+        items = np.concatenate(slices).astype(np.int32) if slices else np.zeros(0, np.int32)
+        offsets = np.concatenate([[0], np.cumsum([len(s) for s in slices])]).astype(np.int64)
+        seen = Histories(offsets=offsets, items=items, n_items=histories.n_items)
+        return EvaluationSet(split=split, users=users[kept], seen=seen, targets=targets[kept])
+
+    return train, held_out("validation", 2), held_out("test", 1)
