@@ -113,7 +113,9 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     except (ValueError, OSError, EOFError, KeyError) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise Corrupt(f"{path} is not a readable array file ({error}); delete it and run `miss materialize` again") from error
+        raise Corrupt(
+            f"{path} is not a readable array file ({error}); delete it and run `miss materialize` again"
+        ) from error
     except Exception as error:  # zipfile.BadZipFile is not an OSError
         raise Corrupt(f"{path} is torn ({error}); delete it and run `miss materialize` again") from error
 

@@ -31,9 +31,14 @@ class Histories:
     """N, the size of the catalogue; every entry of `items` is below it."""
 
     def __post_init__(self) -> None:
-        if self.offsets.ndim != 1 or len(self.offsets) < 1 or self.offsets[0] != 0 or self.offsets[-1] != len(self.items):
+        if (
+            self.offsets.ndim != 1
+            or len(self.offsets) < 1
+            or self.offsets[0] != 0
+            or self.offsets[-1] != len(self.items)
+        ):
             raise BadInput(f"offsets must run from 0 to the {len(self.items)} behaviors")
-        if len(self.items) and not (0 <= int(self.items.min()) and int(self.items.max()) < self.n_items):
+        if len(self.items) and (self.items.min() < 0 or self.items.max() >= self.n_items):
             raise BadInput(f"histories name item {int(self.items.max())}, the catalogue has {self.n_items} items")
 
     def __len__(self) -> int:
@@ -57,7 +62,9 @@ class Histories:
         keep = np.maximum(self.lengths - counts, 0)
         offsets = np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)
         positions = np.arange(len(self.items)) - np.repeat(self.offsets[:-1], self.lengths)
-        return Histories(offsets=offsets, items=self.items[positions < np.repeat(keep, self.lengths)], n_items=self.n_items)
+        return Histories(
+            offsets=offsets, items=self.items[positions < np.repeat(keep, self.lengths)], n_items=self.n_items
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,64 @@
+"""One settings object: defaults that work, each field a `MISS_...` environment variable or a line of `miss.env`.
+
+`MISS_HOME` (default `.miss`) holds all state. A component's options nest with two underscores:
+`MISS_TRAINING__EPOCHS=4`. See `model/` for what each component's options mean; they live beside the component.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["Settings", "quiet_environment"]
+
+
+def quiet_environment() -> None:
+    """Turn off what would try the network or warn about it: telemetry of Dagster and MLflow, hubs, version checks."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+        "GX_ANALYTICS_ENABLED": "false",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+class Settings(BaseSettings):
+    """Where state lives and what is configured; paths are absolute once read."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MISS_", env_nested_delimiter="__", env_file="miss.env", extra="ignore"
+    )
+
+    home: Path = Field(default=Path(".miss"), description="the one folder of state")
+    mlflow_uri: str = Field(
+        default="", description="MLflow tracking and registry store; SQLite under the home where empty"
+    )
+    model_name: str = Field(default="miss-retrieval", description="registered model in MLflow")
+
+    @property
+    def root(self) -> Path:
+        """Absolute home."""
+        return self.home.expanduser().resolve()
+
+    @property
+    def warehouse(self) -> Path:
+        """The DuckDB file: items, behaviors, promotion ledger."""
+        return self.root / "warehouse.duckdb"
+
+    @property
+    def artifacts(self) -> Path:
+        """What the assets made, one folder per asset and key."""
+        return self.root / "artifacts"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's store."""
+        return self.mlflow_uri or f"sqlite:///{self.root / 'mlflow.db'}"

@@ -1,0 +1,172 @@
+"""First stage of training: the dense path, every position of a window against whole levels (DESIGN 4).
+
+- One random window a user and epoch; full softmax over each level of at least `min_level_nodes` nodes, leaves weighted double.
+- Validation scores every leaf exactly (no tree), which is a product per user: NDCG@10 of all validation users in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from model.histories import EvaluationSet, Histories
+from model.index_tree import IndexTree
+from model.level_loss import level_softmax_loss
+from model.scorer import MISS
+from model.stage import Progress, Stage, stage_rng
+
+__all__ = ["DenseConfig", "exact_ndcg", "pad_left", "train_dense", "windows"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseConfig:
+    """Dense stage."""
+
+    epochs: int = 24
+    """Passes over the users at most."""
+    patience: int = 4
+    """Epochs without a better validation NDCG@10 before it stops."""
+    batch_users: int = 64
+    """Windows a step."""
+    learning_rate: float = 2e-3
+    """Peak of a cosine schedule with a short warm-up."""
+    weight_decay: float = 1e-4
+    """AdamW's."""
+    min_level_nodes: int = 32
+    """Levels with fewer nodes are not trained (a search never scores them one by one)."""
+    leaf_weight: float = 2.0
+    """Weight of the leaf level; the others weigh 1."""
+
+
+def pad_left(histories: list[NDArray[Any]], width: int | None = None) -> Tensor:
+    """(B, T) int64, the newest `width` items of each history at the right edge, -1 elsewhere; T >= 1."""
+    width = width or max((len(h) for h in histories), default=0) or 1
+    out = np.full((len(histories), width), -1, dtype=np.int64)
+    for row, history in enumerate(histories):
+        if len(history):
+            newest = history[-width:]
+            out[row, width - len(newest) :] = newest
+    return torch.from_numpy(out)
+
+
+def windows(
+    train: Histories, window: int, batch: int, rng: np.random.Generator
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """One random window of each user, in batches of similar length: inputs and targets (B, S), both -1 on the left.
+
+    The input at a position is the behavior before its target; the first target of a history has no input at all.
+    """
+    lengths = train.lengths
+    users = np.flatnonzero(lengths > 0)
+    take = np.minimum(lengths[users], window)
+    first = train.offsets[users]
+    start = first + rng.integers(0, lengths[users] - take + 1)
+    # similar lengths together, in random order: little padding, yet no curriculum
+    order = np.argsort(take + rng.uniform(0, 8, len(take)))
+    batches = [order[i : i + batch] for i in range(0, len(order), batch)]
+    for index in rng.permutation(len(batches)):
+        rows = batches[index]
+        width = int(take[rows].max())
+        column = np.arange(width) - (width - take[rows])[:, None]  # (B, S) place within the window, below 0 for padding
+        flat = start[rows][:, None] + column
+        targets = np.where(column >= 0, train.items[np.maximum(flat, 0)], -1)
+        inputs = np.where((column >= 0) & (flat > first[rows][:, None]), train.items[np.maximum(flat - 1, 0)], -1)
+        yield inputs.astype(np.int64), targets.astype(np.int64)
+
+
+@torch.no_grad()
+def exact_ndcg(model: MISS, evaluation: EvaluationSet, *, batch: int = 256) -> float:
+    """NDCG@10 of the dense path over all leaves, seen items excluded."""
+    if not len(evaluation):
+        return 0.0
+    model.eval()
+    tables = model.tables()
+    leaves, bias = tables.leaf_e[:-1], tables.bias[model.item_leaf]
+    total = 0.0
+    order = np.argsort(evaluation.seen.lengths, kind="stable")
+    for begin in range(0, len(order), batch):
+        rows = order[begin : begin + batch]
+        seen = [evaluation.seen[int(r)] for r in rows]
+        width = min(model.config.window, max(max(map(len, seen)), 1))
+        h = model.window(pad_left(seen, width), tables)[:, -1]
+        scores = torch.addmm(bias, h, leaves.T)
+        for row, items in enumerate(seen):
+            scores[row, torch.from_numpy(items.astype(np.int64))] = -torch.inf
+        target = torch.from_numpy(evaluation.targets[rows].astype(np.int64))
+        rank = (scores > scores.gather(1, target[:, None])).sum(1)
+        total += float(torch.where(rank < 10, 1 / torch.log2(rank + 2.0), 0.0).sum())
+    return total / len(evaluation)
+
+
+def train_dense(
+    model: MISS,
+    tree: IndexTree,
+    train: Histories,
+    validation: EvaluationSet,
+    config: DenseConfig,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    progress: Progress = print,
+) -> list[dict[str, float]]:
+    """Train the dense path in place; the model ends with the parameters of its best epoch. Returns the curve.
+
+    Points hold `loss`, `loss_level_<h>` (nats), `gradient_norm` and `validation_ndcg@10`.
+    """
+    widths = np.diff(tree.level_offsets)
+    levels = [h for h in range(1, tree.depth + 1) if widths[h] >= config.min_level_nodes] or [tree.depth]
+    first, starts = int(tree.level_offsets[levels[0]]), [0]
+    for h in levels:
+        starts.append(starts[-1] + int(widths[h]))
+    weights = [config.leaf_weight if h == tree.depth else 1.0 for h in levels]
+    column = torch.from_numpy(tree.paths()[:, levels] - tree.level_offsets[levels])  # (N, L) target's column per level
+    steps = -(-int((train.lengths > 0).sum()) // config.batch_users)
+    stage = Stage(
+        "dense",
+        model=model,
+        seed=seed,
+        parameters=[p for p in model.parameters() if p.requires_grad],
+        epochs=config.epochs,
+        patience=config.patience,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        steps=steps,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+
+    def epoch(number: int) -> dict[str, float]:
+        model.train()
+        rng = stage_rng(seed, "dense", number)
+        sums, norms = np.zeros(len(levels) + 1), 0.0
+        batches = windows(train, model.config.window, config.batch_users, rng)
+        bar = tqdm(batches, total=steps, desc=f"dense {number + 1}/{config.epochs}", leave=False, mininterval=1.0)
+        for inputs, targets in bar:
+            tables = model.tables()
+            h = model.window(torch.from_numpy(inputs), tables)
+            target = torch.from_numpy(targets)
+            chosen = target >= 0
+            loss, by_level = level_softmax_loss(
+                h[chosen],
+                tables.e[first:],
+                tables.bias[first:],
+                column[target[chosen]],
+                starts=starts,
+                weights=weights,
+            )
+            norms += stage.step(loss)
+            sums += [float(loss), *by_level.tolist()]
+            bar.set_postfix(loss=f"{float(loss):.3f}")
+        point = {"loss": sums[0] / steps, "gradient_norm": norms / steps}
+        point |= {f"loss_level_{h}": value / steps for h, value in zip(levels, sums[1:], strict=True)}
+        return point | {"validation_ndcg@10": exact_ndcg(model, validation)}
+
+    return stage.run(epoch)

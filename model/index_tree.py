@@ -1,0 +1,307 @@
+"""The multi-modal index tree: recursive balanced 2-means, all clusters of a level at once (DESIGN 4).
+
+- No node objects: nodes are numbered level by level (root 0) in flat arrays, so the tree is its own file format and
+  goes into an ONNX graph as it is.
+- A level is one permuted array of items cut in segments; centroids, projections and the halving sort are segment
+  operations over the whole level. Nothing loops over nodes in Python.
+- Same vectors and seed, same bytes: reductions run in numpy in a fixed order, whatever the thread count; ties in the
+  sort go to the lower item.
+- All leaves lie on level H. Where a cluster has run out of items to split, its one item goes down a chain of single children.
+- Branching 4 or 8 is 2 or 3 binary splits of which only the last is kept.
+
+Not here: which vectors are split (aligned, raw, categories, random) is the caller's choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import BadInput
+from model.files import read_npz, write_npz
+
+__all__ = ["IndexTree", "TreeConfig", "build_tree", "check_tree", "insert_items"]
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeConfig:
+    """How a tree is grown."""
+
+    branching: int = 2
+    """Children a node may have: 2, 4 or 8."""
+    power_steps: int = 6
+    """Power-iteration steps towards a cluster's principal direction, from which 2-means starts."""
+    max_rounds: int = 12
+    """Rounds of balanced 2-means a level at most; it stops early when no item changes side."""
+    seed: int = 0
+    """Seed of the power iteration's first direction."""
+
+    def __post_init__(self) -> None:
+        if self.branching not in (2, 4, 8):
+            raise BadInput(f"branching = {self.branching} is not supported: choose 2, 4 or 8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexTree:
+    """A tree of M nodes over N items, depth H, branching b, vectors of dc dimensions."""
+
+    level_offsets: Ints
+    """(H + 2,) first node of each level; level h is nodes level_offsets[h]..level_offsets[h + 1] - 1."""
+    parent: Ints
+    """(M,) parent node, -1 for the root."""
+    children: Ints
+    """(M, b) child nodes, -1 where there is none; filled from the left."""
+    leaf_item: Ints
+    """(M,) item of a leaf, -1 for inner nodes."""
+    item_leaf: Ints
+    """(N,) leaf node of each item."""
+    z: Floats
+    """(M, dc) normalised mean of the unit vectors of the items under each node; a leaf's is its item's own."""
+
+    @property
+    def depth(self) -> int:
+        """H, the level of the leaves."""
+        return len(self.level_offsets) - 2
+
+    @property
+    def n_items(self) -> int:
+        """N."""
+        return len(self.item_leaf)
+
+    @property
+    def n_nodes(self) -> int:
+        """M."""
+        return len(self.parent)
+
+    @property
+    def branching(self) -> int:
+        """b."""
+        return int(self.children.shape[1])
+
+    @property
+    def level(self) -> Ints:
+        """(M,) level of each node."""
+        return np.repeat(np.arange(self.depth + 1), np.diff(self.level_offsets))
+
+    def nodes(self, level: int) -> Ints:
+        """Node ids of a level."""
+        return np.arange(self.level_offsets[level], self.level_offsets[level + 1])
+
+    def paths(self) -> Ints:
+        """(N, H + 1) node on each level above (and at) each item's leaf; column 0 is the root."""
+        columns = [self.item_leaf]
+        for _ in range(self.depth):
+            columns.append(self.parent[columns[-1]])
+        return np.stack(columns[::-1], axis=1)
+
+    def sizes(self) -> Ints:
+        """(M,) items under each node."""
+        return np.bincount(self.paths().ravel(), minlength=self.n_nodes)
+
+    def save(self, path: Path) -> None:
+        """Write the arrays to one .npz."""
+        write_npz(path, {name: getattr(self, name) for name in self.__dataclass_fields__})
+
+    @classmethod
+    def load(cls, path: Path) -> IndexTree:
+        """Read a tree back; `Corrupt` where the file is torn."""
+        arrays = read_npz(path)
+        return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
+
+
+def _unit(vectors: Floats) -> Floats:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
+    unit[norms[:, 0] < 1e-12, 0] = 1.0  # opposite vectors cancel: any direction will do, none will not
+    return unit
+
+
+def _halve(
+    vectors: Floats, order: Ints, starts: Ints, config: TreeConfig, rng: np.random.Generator
+) -> tuple[Ints, Ints]:
+    """Split every segment of `order` in two halves (sizes differ by at most one); returns the new order and starts.
+
+    order: (N,) items, segment c is order[starts[c]:starts[c + 1]], never empty. A segment of one item stays whole.
+    """
+    n, counts = len(order), np.diff(starts)
+    segment = np.repeat(np.arange(len(counts)), counts)
+    rank = np.arange(n) - starts[segment]
+    left = (counts + 1) // 2
+    x = vectors[order]  # (N, dc)
+    centred = x - (np.add.reduceat(x, starts[:-1], axis=0) / counts[:, None])[segment]
+    direction = np.broadcast_to(
+        rng.standard_normal(vectors.shape[1], dtype=np.float32), (len(counts), vectors.shape[1])
+    )
+    for _ in range(config.power_steps):
+        weight = np.einsum("nd,nd->n", centred, direction[segment])
+        direction = _unit(np.add.reduceat(centred * weight[:, None], starts[:-1], axis=0))
+    side = np.zeros(n, dtype=bool)
+    for round_ in range(config.max_rounds):
+        projection = np.einsum("nd,nd->n", x, direction[segment])
+        # lexsort is stable: equal projections keep the order of the items before them
+        permutation = np.lexsort((-projection, segment))
+        new_side = np.empty(n, dtype=bool)
+        new_side[permutation] = rank >= left[segment]
+        if round_ and np.array_equal(new_side, side):
+            break
+        side = new_side
+        weight = np.where(side, np.float32(0), np.float32(1))[:, None]
+        left_sum = np.add.reduceat(x * weight, starts[:-1], axis=0)
+        right_sum = np.add.reduceat(x * (1 - weight), starts[:-1], axis=0)
+        direction = left_sum / left[:, None] - right_sum / np.maximum(counts - left, 1)[:, None]
+    permutation = np.lexsort((order, side, segment))
+    sizes = np.stack([left, counts - left], axis=1).ravel()
+    return order[permutation], np.concatenate([[0], np.cumsum(sizes[sizes > 0])])
+
+
+def _levels(vectors: Floats, config: TreeConfig) -> Iterator[tuple[Ints, Ints, Ints]]:
+    """Yield (order, starts, parent segment of each segment) for levels 1, 2, ... until every segment is one item."""
+    rng = np.random.default_rng(config.seed)
+    splits = config.branching.bit_length() - 1
+    order, starts = np.arange(len(vectors)), np.array([0, len(vectors)])
+    while len(starts) - 1 < len(vectors):
+        above = starts
+        for _ in range(splits):
+            order, starts = _halve(vectors, order, starts, config, rng)
+        yield order, starts, np.searchsorted(above, starts[:-1], side="right") - 1
+
+
+def _node_vectors(item_leaf: Ints, parent: Ints, level_offsets: Ints, vectors: Floats) -> Floats:
+    """(M, dc) normalised sums of unit vectors, bottom up."""
+    sums = np.zeros((len(parent), vectors.shape[1]), dtype=np.float64)
+    sums[item_leaf] = vectors
+    for level in range(len(level_offsets) - 2, 0, -1):
+        nodes = slice(level_offsets[level], level_offsets[level + 1])
+        by_parent = np.argsort(parent[nodes], kind="stable")
+        parents, first = np.unique(parent[nodes][by_parent], return_index=True)
+        sums[parents] += np.add.reduceat(sums[nodes][by_parent], first, axis=0)
+    return _unit(sums.astype(np.float32))
+
+
+def _child_table(parent: Ints, branching: int) -> Ints:
+    """(M, b) children of each node in ascending order, -1 where none."""
+    children = np.full((len(parent), branching), -1, dtype=np.int64)
+    nodes = np.argsort(parent[1:], kind="stable") + 1
+    parents = parent[nodes]
+    slot = np.arange(len(nodes)) - np.searchsorted(parents, parents, side="left")
+    children[parents, slot] = nodes
+    return children
+
+
+def build_tree(vectors: Floats, config: TreeConfig | None = None) -> IndexTree:
+    """Grow a balanced tree over the rows of `vectors` (N, dc) float32; they are normalised to unit length first.
+
+    Raises BadInput for no items, or vectors that are not finite (naming the first such row).
+    """
+    config = config or TreeConfig()
+    if vectors.ndim != 2 or not len(vectors):
+        raise BadInput(f"a tree needs at least one item vector, got an array of shape {vectors.shape}")
+    if not np.isfinite(vectors).all():
+        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+        raise BadInput(f"the vector of item {row} is not finite; encode it again before the tree is built")
+    unit = _unit(vectors.astype(np.float32))
+    parents, offsets, leaves = [np.array([-1])], [0, 1], np.arange(len(unit))
+    for order, starts, above in _levels(unit, config):
+        leaves = order
+        parents.append(above + offsets[-2])
+        offsets.append(offsets[-1] + len(starts) - 1)
+    parent, level_offsets = np.concatenate(parents), np.array(offsets)
+    leaf_item = np.full(len(parent), -1)
+    leaf_item[level_offsets[-2] :] = leaves
+    item_leaf = np.empty(len(unit), dtype=np.int64)
+    item_leaf[leaves] = np.arange(level_offsets[-2], level_offsets[-1])
+    return IndexTree(
+        level_offsets=level_offsets,
+        parent=parent,
+        children=_child_table(parent, config.branching),
+        leaf_item=leaf_item,
+        item_leaf=item_leaf,
+        z=_node_vectors(item_leaf, parent, level_offsets, unit),
+    )
+
+
+def insert_items(tree: IndexTree, vectors: Floats) -> IndexTree:
+    """Attach new items (rows of `vectors`, (n, dc)) as items N, N + 1, ... without moving any other item.
+
+    Each goes, in turn, under the parent of leaves with a free child slot whose z is nearest. New leaves take node numbers
+    M, M + 1, ...: every old node keeps its number. Node vectors along the way are recomputed.
+    Raises BadInput where the tree has fewer free slots than new items (the way out is a rebuild), or for vectors not finite.
+    """
+    if not np.isfinite(vectors).all():
+        raise BadInput("a new item's vector is not finite; encode it again before it is inserted")
+    if tree.depth == 0:
+        raise BadInput("a tree of one item has no free leaf; rebuild it with the new items")
+    unit = _unit(vectors.astype(np.float32))
+    candidates = tree.nodes(tree.depth - 1)
+    free = (tree.children[candidates] < 0).sum(axis=1)
+    if free.sum() < len(unit):
+        raise BadInput(
+            f"{len(unit)} new items, but the tree has {int(free.sum())} free leaves; rebuild it with the new items"
+        )
+    similarity = unit @ tree.z[candidates].T  # (n, nodes)
+    parents = np.empty(len(unit), dtype=np.int64)
+    for row in range(len(unit)):
+        best = int(np.argmax(np.where(free > 0, similarity[row], -np.inf)))
+        free[best] -= 1
+        parents[row] = candidates[best]
+    parent = np.concatenate([tree.parent, parents])
+    offsets = tree.level_offsets.copy()
+    offsets[-1] += len(unit)
+    leaf_item = np.concatenate([tree.leaf_item, np.arange(tree.n_items, tree.n_items + len(unit))])
+    item_leaf = np.concatenate([tree.item_leaf, np.arange(tree.n_nodes, tree.n_nodes + len(unit))])
+    everything = np.concatenate([tree.z[tree.item_leaf], unit])
+    return IndexTree(
+        level_offsets=offsets,
+        parent=parent,
+        children=_child_table(parent, tree.branching),
+        leaf_item=leaf_item,
+        item_leaf=item_leaf,
+        z=_node_vectors(item_leaf, parent, offsets, everything),
+    )
+
+
+def check_tree(tree: IndexTree) -> dict[str, Any]:
+    """Check the invariants the gate relies on; `{"passed": bool, "violations": {name: count}, ...figures}`.
+
+    Counted: items without exactly one leaf, leaves off the last level, links that disagree between `parent` and
+    `children`, parents not one level up, node vectors not of unit length, and sizes of one level differing by more than one
+    (allowed only after `insert_items`, so reported as the figure `imbalance` and not as a violation).
+    """
+    nodes = np.arange(tree.n_nodes)
+    level = tree.level
+    leaves = np.flatnonzero(tree.leaf_item >= 0)
+    owners = np.bincount(tree.leaf_item[leaves], minlength=tree.n_items)
+    child, slot_parent = tree.children.ravel(), np.repeat(nodes, tree.branching)
+    linked = child >= 0
+    norms = np.linalg.norm(tree.z, axis=1)
+    violations = {
+        "items_without_one_leaf": int(
+            (owners != 1).sum() + (tree.leaf_item[tree.item_leaf] != np.arange(tree.n_items)).sum()
+        ),
+        "leaves_off_last_level": int(
+            (level[leaves] != tree.depth).sum() + (tree.leaf_item[tree.nodes(tree.depth)] < 0).sum()
+        ),
+        "links_that_disagree": int(
+            (tree.parent[child[linked]] != slot_parent[linked]).sum() + abs(linked.sum() - (len(nodes) - 1))
+        ),
+        "parents_not_one_level_up": int((level[tree.parent[1:]] != level[1:] - 1).sum()) + int(tree.parent[0] != -1),
+        "vectors_not_unit": int((~(np.abs(norms - 1) < 1e-3)).sum()),
+    }
+    sizes = tree.sizes()
+    spread = max(int(np.ptp(sizes[tree.nodes(h)])) for h in range(tree.depth + 1))
+    return {
+        "passed": not any(violations.values()),
+        "violations": violations,
+        "items": tree.n_items,
+        "nodes": tree.n_nodes,
+        "depth": tree.depth,
+        "imbalance": spread,
+    }

@@ -1,0 +1,206 @@
+"""Second stage of training: the lifelong path as a residual over a frozen dense path (DESIGN 4).
+
+Shape legend: B sampled (user, position) pairs, n candidates, T behaviors read.
+
+- One level a batch: the leaves half of the time, else one of the levels that the search scores.
+- Negatives are children of the dense path's own beam (after OTM, ICML 2020), best first, or uniform ones. Against uniform negatives
+  alone this path learns nothing the dense path did not know.
+- Leaves a user has already seen are no negatives: a search never returns them.
+- What decides between epochs is the real beam search on validation users, and the starting point takes part: a lifelong path
+  that does not help is not kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from model.beam_search import BeamSearch, start_level
+from model.dense_training import pad_left
+from model.histories import EvaluationSet, Histories
+from model.index_tree import IndexTree
+from model.scorer import MISS, NodeTables
+from model.stage import Progress, Stage, stage_rng
+
+__all__ = ["LifelongTraining", "search_ndcg", "train_lifelong"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LifelongTraining:
+    """Lifelong stage."""
+
+    epochs: int = 6
+    """Passes over the users at most."""
+    patience: int = 2
+    """Epochs without a better validation NDCG@10 before it stops."""
+    batch: int = 48
+    """Users a step."""
+    positions: int = 2
+    """Positions sampled a user and epoch."""
+    candidates: int = 160
+    """Negatives a target."""
+    negatives: Literal["beam", "uniform"] = "beam"
+    """Children of the dense path's own beam, or any node of the level."""
+    learning_rate: float = 2e-3
+    """Peak of a cosine schedule."""
+    max_history: int = 512
+    """Behaviors before the target that training reads (a search reads all)."""
+    validation_users: int = 1500
+    """Users whose beam search decides which epoch is best."""
+
+
+@torch.no_grad()
+def search_ndcg(
+    model: MISS, tree: IndexTree, evaluation: EvaluationSet, *, beam: int, users: int, batch: int = 32
+) -> float:
+    """NDCG@10 through the tree for the first `users` evaluated users."""
+    search = BeamSearch(model, tree, beam=beam)
+    rows = np.arange(min(users, len(evaluation)))
+    rows = rows[np.argsort(evaluation.seen.lengths[rows], kind="stable")]
+    total = 0.0
+    for begin in range(0, len(rows), batch):
+        chunk = rows[begin : begin + batch]
+        history = pad_left([evaluation.seen[int(r)] for r in chunk])
+        items = search.search(history, history).items[:, :10]
+        hit = items == torch.from_numpy(evaluation.targets[chunk].astype(np.int64))[:, None]
+        total += float((hit / torch.log2(torch.arange(items.shape[1]) + 2.0)).sum())
+    return total / max(len(rows), 1)
+
+
+def _samples(
+    train: Histories, config: LifelongTraining, rng: np.random.Generator
+) -> list[tuple[list[NDArray[np.int32]], NDArray[np.int64]]]:
+    """Batches of (histories before the target, targets (B,)), in random order, similar lengths together."""
+    users = np.repeat(np.flatnonzero(train.lengths > 1), config.positions)
+    position = rng.integers(1, train.lengths[users])
+    order = np.argsort(np.minimum(position, config.max_history) + rng.uniform(0, 16, len(users)))
+    batches = []
+    for index in rng.permutation(-(-len(order) // config.batch)):
+        rows = order[index * config.batch : (index + 1) * config.batch]
+        start = train.offsets[users[rows]]
+        end = start + position[rows]
+        before = [train.items[max(s, e - config.max_history) : e] for s, e in zip(start, end, strict=True)]
+        batches.append((before, train.items[end].astype(np.int64)))
+    return batches
+
+
+class _Candidates:
+    """Which nodes a target is told apart from, on a level."""
+
+    def __init__(self, tree: IndexTree, beam: int, config: LifelongTraining) -> None:
+        self.offsets = [int(x) for x in tree.level_offsets]
+        self.children = torch.from_numpy(tree.children)
+        self.leaf_item = torch.from_numpy(tree.leaf_item)
+        self.item_leaf = torch.from_numpy(tree.item_leaf)
+        self.beam, self.depth, self.config = beam, tree.depth, config
+        self.start = start_level(tree, beam)
+
+    def draw(self, level: int, h: Tensor, tables: NodeTables, history: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Nodes (B, n) and whether each counts (B, n) bool; `own` (B,) is the target's ancestor and never among them."""
+        first, end = self.offsets[level], self.offsets[level + 1]
+        n = min(self.config.candidates, end - first)
+        if self.config.negatives == "uniform":
+            nodes = torch.randint(first, end, (len(h), n))
+            counts = torch.ones_like(nodes, dtype=torch.bool)
+        else:
+            score = torch.addmm(tables.bias[first:end], h, tables.e[first:end].T)
+            if level > self.start:
+                above = slice(self.offsets[level - 1], first)
+                parents = torch.addmm(tables.bias[above], h, tables.e[above].T)
+                kept = torch.topk(parents, min(self.beam, parents.shape[1]), dim=1).indices + self.offsets[level - 1]
+                children = self.children[kept].flatten(1) - first
+                open_ = torch.zeros(len(h), end - first + 1, dtype=torch.bool)
+                open_.scatter_(1, torch.where(children >= 0, children, end - first), True)
+                score = torch.where(open_[:, :-1], score, -torch.inf)
+            if level == self.depth:
+                seen = torch.where(history >= 0, self.item_leaf[history.clamp(min=0)] - first, own[:, None] - first)
+                score = score.scatter(1, seen, -torch.inf)
+            best = torch.topk(score, n, dim=1)
+            nodes, counts = best.indices + first, best.values > -torch.inf
+        return nodes, counts & (nodes != own[:, None])
+
+
+def train_lifelong(
+    model: MISS,
+    tree: IndexTree,
+    train: Histories,
+    validation: EvaluationSet,
+    config: LifelongTraining,
+    *,
+    beam: int,
+    seed: int,
+    checkpoint: Path | None = None,
+    progress: Progress = print,
+) -> list[dict[str, float]]:
+    """Train the lifelong path in place over the model's dense path; returns the curve, whose first point is the dense path.
+
+    Points hold `loss` and `loss_dense` (nats, the same candidates with and without the residual), `gradient_norm` and
+    `validation_ndcg@10` through the tree.
+    """
+    draw = _Candidates(tree, beam, config)
+    levels = list(range(draw.start, tree.depth + 1))
+    first_level = (draw.offsets[draw.start], draw.offsets[draw.start + 1])
+    paths = torch.from_numpy(tree.paths())
+    width = max(model.config.window, model.config.lifelong.kept)
+    steps = -(-int((train.lengths > 1).sum()) * config.positions // config.batch)
+    stage = Stage(
+        "lifelong",
+        model=model,
+        seed=seed,
+        parameters=model.lifelong_parameters(),
+        epochs=config.epochs,
+        patience=config.patience,
+        learning_rate=config.learning_rate,
+        weight_decay=1e-4,
+        steps=steps,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    with torch.no_grad():
+        tables = model.eval().tables()
+    dense_score = search_ndcg(model, tree, validation, beam=beam, users=config.validation_users)
+
+    def epoch(number: int) -> dict[str, float]:
+        rng = stage_rng(seed, "lifelong", number)
+        sums = np.zeros(3)
+        bar = tqdm(
+            _samples(train, config, rng), desc=f"lifelong {number + 1}/{config.epochs}", leave=False, mininterval=1.0
+        )
+        for before, target in bar:
+            level = tree.depth if rng.random() < 0.5 else int(rng.choice(levels))
+            history = pad_left(before, max(width, max(map(len, before))))
+            user = model.read(history, tables, first_level)
+            own = paths[torch.from_numpy(target), level]
+            nodes, counts = draw.draw(level, user.h.detach(), tables, history, own)
+            nodes = torch.cat([own[:, None], nodes], dim=1)
+            counts = F.pad(counts, (1, 0), value=True)
+            e = tables.e[nodes]
+            with torch.no_grad():
+                dense = torch.where(counts, model.dense(user, e, tables.bias[nodes]), -1e4)
+                dense_loss = (torch.logsumexp(dense, 1) - dense[:, 0]).mean()
+            logits = dense + model.residual(user, e, model.z[nodes])
+            loss = (torch.logsumexp(torch.where(counts, logits, -1e4), 1) - logits[:, 0]).mean()
+            norm = stage.step(loss)
+            sums += [loss.item(), dense_loss.item(), norm]
+            bar.set_postfix(gain=f"{sums[1] - sums[0]:.2f}")
+        loss_, dense_, norm_ = (float(x) for x in sums / steps)
+        score = search_ndcg(model, tree, validation, beam=beam, users=config.validation_users)
+        return {"loss": loss_, "loss_dense": dense_, "gradient_norm": norm_, "validation_ndcg@10": score}
+
+    for p in model.parameters():
+        p.requires_grad_(False)
+    for p in model.lifelong_parameters():
+        p.requires_grad_(True)
+    try:
+        return stage.run(epoch, start=dense_score)
+    finally:
+        for p in model.parameters():
+            p.requires_grad_(True)

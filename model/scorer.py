@@ -1,0 +1,189 @@
+"""MISS: the score of a tree node for a user, from a short and two lifelong readings (DESIGN 4; arXiv 2508.14515).
+
+    e_n = E[n] + W z_n
+    score(n) = h . e_n + bias_n                                        dense path: every position, whole levels
+             + g_co v_co . e_n + g_mm v_mm . e_n + MLP([...])          lifelong path: a residual on top
+
+Shape legend: B users, T behaviors, S window, M_ nodes of the tree, n nodes scored, d width, c multi-modal width.
+
+- One table of node embeddings serves nodes and behaviors: a behavior is its item's leaf.
+- The last layer of the MLP and the gates start at zero, so that the lifelong path begins as exactly the dense path.
+- Each unit can be switched off by the configuration; with both off the residual is gone, not zeroed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.errors import BadInput
+from model.index_tree import IndexTree
+from model.lifelong import MMGSU, CoGSU, LifelongConfig, keep_relevant
+from model.short_interest import ShortInterest
+
+__all__ = ["MISS", "NodeTables", "ScorerConfig", "User"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerConfig:
+    """Sizes of the model."""
+
+    d: int = 64
+    """Width."""
+    heads: int = 2
+    """Attention heads of the short reading."""
+    layers: int = 2
+    """Layers of the short reading."""
+    window: int = 100
+    """S: behaviors of the short reading."""
+    dropout: float = 0.2
+    """Dropout of the short reading."""
+    hidden: int = 64
+    """Hidden width of the lifelong MLP."""
+    multi_modal_score: bool = True
+    """Whether W z_n is part of a node's embedding; off, embeddings are of ids alone."""
+    lifelong: LifelongConfig = field(default_factory=LifelongConfig)
+    """The lifelong readings."""
+
+    def __post_init__(self) -> None:
+        if self.d % self.heads:
+            raise BadInput(f"d = {self.d} is not a multiple of heads = {self.heads}")
+
+
+@dataclass(frozen=True)
+class NodeTables:
+    """Node embeddings and biases, computed once for a batch (training) or once for all (search)."""
+
+    e: Tensor
+    """(M_, d)"""
+    bias: Tensor
+    """(M_,)"""
+    leaf_e: Tensor
+    """(N + 1, d) embedding of each item's leaf; the last row, for padding, is zero."""
+    leaf_z: Tensor
+    """(N + 1, c) content of each item; the last row is zero."""
+
+
+@dataclass(frozen=True)
+class User:
+    """What is known of B users once their histories are read."""
+
+    h: Tensor
+    """(B, d) short reading."""
+    co: tuple[Tensor, Tensor, Tensor] | None
+    """Co-GSU's kept behaviors: columns (B, M), embeddings (B, M, d), valid (B, M)."""
+    mm: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None
+    """MM-GSU's: columns (B, M), embeddings (B, M, d), contents (B, M, c), valid (B, M), age (B, M)."""
+
+
+def _pick(table: Tensor, columns: Tensor) -> Tensor:
+    """Rows of table (B, T, w) at columns (B, M); (B, M, w)."""
+    return table.gather(1, columns[:, :, None].expand(-1, -1, table.shape[2]))
+
+
+class MISS(nn.Module):
+    """The scorer over one tree."""
+
+    def __init__(self, tree: IndexTree, config: ScorerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.n_items = tree.n_items
+        d, c = config.d, tree.z.shape[1]
+        self.node_embedding = nn.Parameter(torch.randn(tree.n_nodes, d) * 0.02)
+        self.node_bias = nn.Parameter(torch.zeros(tree.n_nodes))
+        self.content = nn.Linear(c, d, bias=False)
+        nn.init.normal_(self.content.weight, std=0.02)
+        self.short = ShortInterest(
+            d=d, heads=config.heads, layers=config.layers, window=config.window, dropout=config.dropout
+        )
+        self.register_buffer("z", torch.from_numpy(tree.z), persistent=False)
+        self.register_buffer("item_leaf", torch.from_numpy(tree.item_leaf), persistent=False)
+        self.z: Tensor
+        self.item_leaf: Tensor
+        lifelong, features = config.lifelong, 3 * d
+        self.co_gsu, self.mm_gsu = None, None
+        if lifelong.co_gsu:
+            self.co_gsu = CoGSU(d=d, config=lifelong)
+            features += d + self.co_gsu.features
+        if lifelong.mm_gsu:
+            self.mm_gsu = MMGSU(d=d, config=lifelong)
+            features += d + self.mm_gsu.features
+        if lifelong.units:
+            self.gates = nn.Parameter(torch.zeros(2))
+            self.mlp_in, self.mlp_out = nn.Linear(features, config.hidden), nn.Linear(config.hidden, 1)
+            nn.init.zeros_(self.mlp_out.weight)
+            nn.init.zeros_(self.mlp_out.bias)
+
+    def lifelong_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the lifelong path alone."""
+        prefixes = ("co_gsu.", "mm_gsu.", "gates", "mlp_")
+        return [p for name, p in self.named_parameters() if name.startswith(prefixes)]
+
+    def tables(self) -> NodeTables:
+        """Embeddings of all nodes."""
+        e = self.node_embedding
+        if self.config.multi_modal_score:
+            e = e + self.content(self.z)
+        leaf_e = F.pad(e[self.item_leaf], (0, 0, 0, 1))
+        return NodeTables(e, self.node_bias, leaf_e, F.pad(self.z[self.item_leaf], (0, 0, 0, 1)))
+
+    def window(self, items: Tensor, tables: NodeTables) -> Tensor:
+        """Short reading at every position: items (B, S) int64 indices, -1 on the left where there is none; (B, S, d)."""
+        valid = items >= 0
+        embedded = tables.leaf_e[torch.where(valid, items, self.n_items)]
+        return self.short(embedded, valid)  # type: ignore[no-any-return]
+
+    def read(self, history: Tensor, tables: NodeTables, first_level: tuple[int, int]) -> User:
+        """Read B whole histories (B, T) int64, oldest first, -1 on the left, T >= window and T >= kept.
+
+        first_level: first node and end of the level whose best nodes probe the history.
+        """
+        config = self.config.lifelong
+        h = self.window(history[:, -self.config.window :], tables)[:, -1]
+        if not config.units:
+            return User(h, None, None)
+        valid = history >= 0
+        items = torch.where(valid, history, self.n_items)
+        behaviors = tables.leaf_e[items]  # (B, T, d)
+        level = slice(*first_level)
+        probes = min(config.probes, first_level[1] - first_level[0])
+        best = torch.topk(h @ tables.e[level].T + tables.bias[level], probes, dim=1).indices + first_level[0]
+        co = mm = None
+        if self.co_gsu is not None:
+            similarity = self.co_gsu.similarity(tables.e[best], behaviors)
+            columns = keep_relevant(similarity, valid, config.kept)
+            co = (columns, _pick(behaviors, columns), valid.gather(1, columns))
+        if self.mm_gsu is not None:
+            contents = tables.leaf_z[items]  # (B, T, c)
+            columns = keep_relevant(self.z[best] @ contents.transpose(1, 2), valid, config.kept)
+            age = (history.shape[1] - 1 - columns).to(h.dtype)
+            mm = (columns, _pick(behaviors, columns), _pick(contents, columns), valid.gather(1, columns), age)
+        return User(h, co, mm)
+
+    def dense(self, user: User, e: Tensor, bias: Tensor) -> Tensor:
+        """h . e_n + bias_n for nodes e (B, n, d), bias (B, n); (B, n)."""
+        return (e @ user.h[:, :, None]).squeeze(-1) + bias
+
+    def residual(self, user: User, e: Tensor, z: Tensor) -> Tensor:
+        """The lifelong path's part of the score of nodes e (B, n, d), z (B, n, c); (B, n)."""
+        h = user.h[:, None, :].expand(-1, e.shape[1], -1)
+        features, linear = [e, h, h * e], []
+        if self.co_gsu is not None and user.co is not None:
+            co = self.co_gsu(e, *user.co[1:])
+            linear.append(self.gates[0] * (co.value * e).sum(-1))
+            features += [co.value, co.strength]
+        if self.mm_gsu is not None and user.mm is not None:
+            mm = self.mm_gsu(e, z, *user.mm[1:])
+            linear.append(self.gates[1] * (mm.value * e).sum(-1))
+            features += [mm.value, mm.strength]
+        mixed: Tensor = self.mlp_out(F.gelu(self.mlp_in(torch.cat(features, dim=-1)))).squeeze(-1)
+        return mixed + torch.stack(linear).sum(0)
+
+    def score(self, user: User, nodes: Tensor, tables: NodeTables) -> Tensor:
+        """Score nodes (B, n) int64 for each user; (B, n)."""
+        e = tables.e[nodes]
+        score = self.dense(user, e, tables.bias[nodes])
+        return score + self.residual(user, e, self.z[nodes]) if self.config.lifelong.units else score

@@ -1,0 +1,104 @@
+"""Train a scorer over a tree: the dense stage, then the lifelong stage (each in a file of its own).
+
+`TrainingConfig` is everything that decides what comes out besides data and tree; its digest is part of a model's identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.dense_training import DenseConfig, train_dense
+from model.errors import BadInput
+from model.files import read_npz, write_npz
+from model.histories import EvaluationSet, Histories
+from model.index_tree import IndexTree
+from model.lifelong_training import LifelongTraining, train_lifelong
+from model.scorer import MISS, ScorerConfig
+from model.stage import Progress
+
+__all__ = ["TrainingConfig", "load_parameters", "new_model", "save_parameters", "train_model"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The whole of training."""
+
+    scorer: ScorerConfig = field(default_factory=ScorerConfig)
+    """The model."""
+    dense: DenseConfig = field(default_factory=DenseConfig)
+    """First stage."""
+    lifelong: LifelongTraining = field(default_factory=LifelongTraining)
+    """Second stage; skipped where the scorer has no lifelong unit."""
+    beam: int = 200
+    """Beam of the search that validates and serves."""
+    seed: int = 0
+    """Seed of everything random."""
+
+
+def new_model(tree: IndexTree, config: TrainingConfig) -> MISS:
+    """A model with the parameters it starts from: a function of the seed alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        return MISS(tree, config.scorer)
+
+
+def train_model(
+    tree: IndexTree,
+    train: Histories,
+    validation: EvaluationSet,
+    config: TrainingConfig,
+    *,
+    work: Path | None = None,
+    progress: Progress = print,
+) -> tuple[MISS, Mapping[str, list[dict[str, float]]]]:
+    """Train from scratch, or from the checkpoints found in `work`; returns the model and the curve of each stage.
+
+    Raises BadInput where the histories are over another catalogue than the tree.
+    """
+    if train.n_items != tree.n_items:
+        raise BadInput(
+            f"the tree holds {tree.n_items} items, the histories {train.n_items}; materialize index_tree again"
+        )
+    model = new_model(tree, config)
+    dense_file, lifelong_file = (None, None) if work is None else (work / "dense.pt", work / "lifelong.pt")
+    curves = {
+        "dense": train_dense(
+            model, tree, train, validation, config.dense, seed=config.seed, checkpoint=dense_file, progress=progress
+        )
+    }
+    if config.scorer.lifelong.units and config.lifelong.epochs:
+        curves["lifelong"] = train_lifelong(
+            model,
+            tree,
+            train,
+            validation,
+            config.lifelong,
+            beam=config.beam,
+            seed=config.seed,
+            checkpoint=lifelong_file,
+            progress=progress,
+        )
+    return model.eval(), curves
+
+
+def save_parameters(model: MISS, path: Path) -> None:
+    """Write the parameters to one .npz."""
+    write_npz(path, {name: value.detach().numpy() for name, value in model.state_dict().items()})
+
+
+def load_parameters(tree: IndexTree, config: TrainingConfig, path: Path) -> MISS:
+    """Read a model back; BadInput where the file is of another tree or configuration."""
+    model = new_model(tree, config)
+    state = {name: torch.from_numpy(np.asarray(value)) for name, value in read_npz(path).items()}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise BadInput(
+            f"{path} holds another model than the tree and the configuration ask for; train again"
+        ) from error
+    return model.eval()
