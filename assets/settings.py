@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -25,6 +26,7 @@ def quiet_environment() -> None:
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "GIT_PYTHON_REFRESH": "quiet",
     }.items():
         os.environ.setdefault(name, value)
@@ -41,6 +43,15 @@ class Settings(BaseSettings):
     mlflow_uri: str = Field(
         default="", description="MLflow tracking and registry store; SQLite under the home where empty"
     )
+    text_encoder: Path | None = Field(
+        default=None, description="folder of another text encoder (ONNX or sentence-transformers)"
+    )
+    image_encoder: Path | None = Field(default=None, description="folder of another image encoder (ONNX)")
+    bad_images: Literal["fail", "skip"] = Field(default="fail", description="what an unreadable picture does to a run")
+    item_pairs: dict[str, Any] = Field(default_factory=dict, description="options of model.item_pairs.ItemPairsConfig")
+    alignment: dict[str, Any] = Field(default_factory=dict, description="options of model.alignment.AlignmentConfig")
+    tree: dict[str, Any] = Field(default_factory=dict, description="options of model.index_tree.TreeConfig")
+    training: dict[str, Any] = Field(default_factory=dict, description="options of model.training.TrainingConfig")
     model_name: str = Field(default="miss-retrieval", description="registered model in MLflow")
 
     @property

@@ -6,10 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from model.histories import EvaluationSet, Histories
+from model.histories import EvaluationSet, Histories, left_padded
 from model.index_tree import IndexTree
 from model.level_loss import level_softmax_loss
 from model.scorer import MISS
@@ -30,7 +29,7 @@ __all__ = ["DenseConfig", "exact_ndcg", "pad_left", "train_dense", "windows"]
 class DenseConfig:
     """Dense stage."""
 
-    epochs: int = 24
+    epochs: int = 20
     """Passes over the users at most."""
     patience: int = 4
     """Epochs without a better validation NDCG@10 before it stops."""
@@ -46,15 +45,9 @@ class DenseConfig:
     """Weight of the leaf level; the others weigh 1."""
 
 
-def pad_left(histories: list[NDArray[Any]], width: int | None = None) -> Tensor:
-    """(B, T) int64, the newest `width` items of each history at the right edge, -1 elsewhere; T >= 1."""
-    width = width or max((len(h) for h in histories), default=0) or 1
-    out = np.full((len(histories), width), -1, dtype=np.int64)
-    for row, history in enumerate(histories):
-        if len(history):
-            newest = history[-width:]
-            out[row, width - len(newest) :] = newest
-    return torch.from_numpy(out)
+def pad_left(histories: Sequence[NDArray[np.integer]], width: int | None = None) -> Tensor:
+    """`model.histories.left_padded` as a tensor."""
+    return torch.from_numpy(left_padded(histories, width))
 
 
 def windows(

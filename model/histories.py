@@ -9,14 +9,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import BadInput
+from model.files import read_npz, write_npz
 
-__all__ = ["EvaluationSet", "Histories", "leave_one_out"]
+__all__ = ["EvaluationSet", "Histories", "leave_one_out", "left_padded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,16 @@ class Histories:
         """(N,) behaviors of each item."""
         return np.bincount(self.items, minlength=self.n_items).astype(np.int64)
 
+    def save(self, path: Path) -> None:
+        """Write to one .npz."""
+        write_npz(path, {"offsets": self.offsets, "items": self.items, "n_items": np.array(self.n_items)})
+
+    @classmethod
+    def load(cls, path: Path) -> Histories:
+        """Read what `save` wrote."""
+        arrays = read_npz(path)
+        return cls(offsets=arrays["offsets"], items=arrays["items"], n_items=int(arrays["n_items"]))
+
     def drop_last(self, counts: NDArray[np.int64]) -> Histories:
         """Histories without the newest `counts[u]` behaviors of each user u."""
         keep = np.maximum(self.lengths - counts, 0)
@@ -82,6 +96,32 @@ class EvaluationSet:
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def save(self, path: Path) -> None:
+        """Write to one .npz."""
+        seen: dict[str, NDArray[Any]] = {"offsets": self.seen.offsets, "items": self.seen.items, "n_items": np.array(self.seen.n_items)}
+        write_npz(path, {**seen, "users": self.users, "targets": self.targets, "split": np.array(self.split)})
+
+    @classmethod
+    def load(cls, path: Path) -> EvaluationSet:
+        """Read what `save` wrote."""
+        arrays = read_npz(path)
+        seen = Histories(offsets=arrays["offsets"], items=arrays["items"], n_items=int(arrays["n_items"]))
+        return cls(split=str(arrays["split"]), users=arrays["users"], seen=seen, targets=arrays["targets"])
+
+
+def left_padded(histories: Sequence[NDArray[np.integer]], width: int | None = None) -> NDArray[np.int64]:
+    """(B, T) int64: the newest `width` items of each history at the right edge, -1 elsewhere; T >= 1.
+
+    `width` is the longest history where None.
+    """
+    width = width or max((len(h) for h in histories), default=0) or 1
+    out = np.full((len(histories), width), -1, dtype=np.int64)
+    for row, history in enumerate(histories):
+        if len(history):
+            newest = history[-width:]
+            out[row, width - len(newest) :] = newest
+    return out
 
 
 def leave_one_out(histories: Histories) -> tuple[Histories, EvaluationSet, EvaluationSet]:

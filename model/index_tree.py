@@ -295,10 +295,11 @@ def check_tree(tree: IndexTree) -> dict[str, Any]:
         "parents_not_one_level_up": int((level[tree.parent[1:]] != level[1:] - 1).sum()) + int(tree.parent[0] != -1),
         "vectors_not_unit": int((~(np.abs(norms - 1) < 1e-3)).sum()),
     }
-    sizes = tree.sizes()
+    passed = not any(violations.values())
+    sizes = tree.sizes() if passed else np.zeros(tree.n_nodes, np.int64)  # paths of a broken tree lead nowhere
     spread = max(int(np.ptp(sizes[tree.nodes(h)])) for h in range(tree.depth + 1))
     return {
-        "passed": not any(violations.values()),
+        "passed": passed,
         "violations": violations,
         "items": tree.n_items,
         "nodes": tree.n_nodes,

@@ -7,6 +7,8 @@ Shape legend: B users, T behaviors, M kept behaviors, n nodes, d width, c multi-
   M with one dense product: top-k is a mask on it, never a gather.
 - Co-GSU ranks by (W_q e_n) . (W_k e_b) / sqrt(d), and attends with the very same score; MM-GSU ranks by cos(z_n, c_b).
 - The ESU of MM-GSU is the ID attention with the similarity added to its logits (SA-TA), or the ID attention alone.
+- Edges are soft: top-k and the tiers fall off within a small width of similarity. With hard ones a score would jump where two
+  similarities differ in their last bit, and no two runtimes would agree.
 - Softmax attention forgets how strongly a node matches: the log-sum-exp, maximum and mean of the kept similarities and
   SimTier counts (how many behaviors lie above each similarity threshold, all equal and weighted by recency) go on beside it.
 """
@@ -22,9 +24,13 @@ from torch import Tensor, nn
 
 from model.errors import BadInput
 
-__all__ = ["CoGSU", "LifelongConfig", "LifelongReading", "MMGSU", "keep_relevant"]
+__all__ = ["MMGSU", "CoGSU", "LifelongConfig", "LifelongReading", "keep_relevant"]
 
 _HIDDEN = -1e4
+_EDGE = 0.05
+"""Width of the edge of top-k and of the tiers, in similarity."""
+_TIE = 1e-5
+"""What a behavior gains over the one before it when behaviors are kept."""
 _RECENCY = (8.0, 40.0)
 """Decay lengths in behaviors: a session, and a few sessions."""
 
@@ -39,9 +45,9 @@ class LifelongConfig:
     """Search by the multi-modal similarity."""
     esu: Literal["sata-simtier", "id"] = "sata-simtier"
     """How MM-GSU's finds are attended to: similarity-biased with SimTier counts (MUSE), or by ID attention alone."""
-    top_k: int = 50
+    top_k: int = 32
     """Behaviors a node attends to, per unit."""
-    kept: int = 256
+    kept: int = 64
     """M: behaviors each unit keeps of the whole history before the levels are walked."""
     probes: int = 64
     """Nodes of the first level that look at the whole history."""
@@ -73,38 +79,41 @@ def keep_relevant(similarity: Tensor, valid: Tensor, kept: int) -> Tensor:
 
     similarity (B, p, T) of p probe nodes, valid (B, T) bool, T >= kept; returns (B, kept) int64, best first (invalid ones last).
     """
-    relevance = torch.where(valid, similarity.amax(dim=1), -torch.inf)
+    # an item seen twice ties with itself but for the last bit: a little recency keeps the newer one, in every runtime
+    recency = _TIE * torch.arange(similarity.shape[2], dtype=similarity.dtype)
+    relevance = torch.where(valid, similarity.amax(dim=1) + recency, -torch.inf)
     return torch.topk(relevance, kept, dim=1).indices
 
 
 def _top_k(similarity: Tensor, valid: Tensor, k: int) -> Tensor:
-    """(B, n, M) bool: the k best valid behaviors of each node; all of them where there are no more than k."""
+    """(B, n, M) weight in 0..1: 1 for the k best valid behaviors of each node, falling to 0 within `_EDGE` below the k-th."""
     hidden = torch.where(valid[:, None, :], similarity, _HIDDEN)
     threshold = torch.topk(hidden, k, dim=-1).values[..., -1:]
-    return (hidden >= threshold) & valid[:, None, :]
+    return ((hidden - threshold) / _EDGE + 1).clamp(0, 1) * valid[:, None, :]
 
 
-def _strength(similarity: Tensor, mask: Tensor, sharpness: float) -> Tensor:
-    """(B, n, 4) log-sum-exp, maximum, mean of the masked similarities, and whether there are any."""
-    weight = mask.to(similarity.dtype)
-    hidden = torch.where(mask, similarity, _HIDDEN)
+def _strength(similarity: Tensor, weight: Tensor, sharpness: float) -> Tensor:
+    """(B, n, 4) log-sum-exp, maximum, mean of the weighted similarities, and whether there are any."""
+    best = torch.where(weight > 0, similarity, _HIDDEN).amax(-1)
     any_ = weight.amax(-1)
+    best = best * any_
+    # the best has weight 1, so the sum is at least 1 where there is anything at all
+    total = (weight * torch.exp((similarity - best[..., None]).clamp(max=0) * sharpness)).sum(-1)
+    lse = best + torch.log(total.clamp(min=1)) / sharpness
     mean = (similarity * weight).sum(-1) / weight.sum(-1).clamp(min=1)
-    best = hidden.amax(-1) * any_
-    lse = torch.logsumexp(hidden * sharpness, dim=-1) / sharpness * any_
     return torch.stack([lse, best, mean, any_], dim=-1)
 
 
-def _attend(logits: Tensor, mask: Tensor, values: Tensor) -> Tensor:
-    weights = torch.softmax(torch.where(mask, logits, _HIDDEN), dim=-1)
-    return (weights * mask) @ values  # a node with nothing to attend to gets zeros
+def _attend(logits: Tensor, weight: Tensor, values: Tensor) -> Tensor:
+    attention = torch.softmax(torch.where(weight > 0, logits, _HIDDEN), dim=-1) * weight
+    return (attention / attention.sum(-1, keepdim=True).clamp(min=1e-9)) @ values  # nothing to attend to: zeros
 
 
 def _tiers(similarity: Tensor, valid: Tensor, age: Tensor, thresholds: Tensor) -> Tensor:
     """(B, n, 3 x tiers) log(1 + count of behaviors above each threshold), plain and weighted by recency."""
     weights = torch.stack([torch.ones_like(age), *(torch.exp(-age / tau) for tau in _RECENCY)], dim=-1)
     weights = weights * valid[:, :, None]  # (B, M, 3)
-    counts = [(similarity >= t).to(similarity.dtype) @ weights for t in thresholds.unbind()]
+    counts = [((similarity - t) / _EDGE + 0.5).clamp(0, 1) @ weights for t in thresholds.unbind()]
     return torch.log1p(torch.cat(counts, dim=-1))
 
 

@@ -37,7 +37,7 @@ __all__ = ["LifelongTraining", "search_ndcg", "train_lifelong"]
 class LifelongTraining:
     """Lifelong stage."""
 
-    epochs: int = 6
+    epochs: int = 4
     """Passes over the users at most."""
     patience: int = 2
     """Epochs without a better validation NDCG@10 before it stops."""
@@ -53,7 +53,7 @@ class LifelongTraining:
     """Peak of a cosine schedule."""
     max_history: int = 512
     """Behaviors before the target that training reads (a search reads all)."""
-    validation_users: int = 1500
+    validation_users: int = 1000
     """Users whose beam search decides which epoch is best."""
 
 

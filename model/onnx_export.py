@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import warnings
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from model.beam_search import BeamSearch
 from model.dense_training import pad_left
 from model.files import write_bytes
 
-__all__ = ["INPUTS", "OUTPUTS", "OPSET", "check_parity", "export_search"]
+__all__ = ["INPUTS", "OPSET", "OUTPUTS", "check_parity", "export_search"]
 
 OPSET = 18
 INPUTS = ("history", "excluded")
@@ -53,9 +52,7 @@ def export_search(search: BeamSearch, path: Path) -> None:
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
-    buffer = io.BytesIO()
-    program.save(buffer)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, program.model_proto.SerializeToString(deterministic=True))
 
 
 def _compare(
@@ -86,7 +83,8 @@ def check_parity(
     longest = np.asarray(max(histories, key=len, default=np.zeros(1, np.int64)))
     cases = [longest[:0], longest[:1], longest, *(np.asarray(h) for h in sorted(histories, key=len))]
     k = min(k, search.beam, search.n_items)
-    sizes, begin, error, same = (1, 2, 7, 64), 0, 0.0, []
+    sizes, begin, error = (1, 2, 7, 64), 0, 0.0
+    same: list[NDArray[np.bool_]] = []
     while begin < len(cases):
         # the small batches a few times each, then the large one: batch of one is the slowest way through many users
         chunk = cases[begin : begin + (sizes[len(same) % 4] if len(same) < 12 else 64)]

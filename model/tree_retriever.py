@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.beam_search import BeamSearch
+from model.beam_search import BeamSearch, SearchResult
 from model.dense_training import pad_left
 from model.errors import BadInput
 from model.index_tree import IndexTree
@@ -35,23 +35,25 @@ class TreeRetriever(Retriever):
         exclude: Sequence[NDArray[np.integer]] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """See `Retriever.recommend`; BadInput also for k beyond the beam, which bounds what a search can find."""
-        items, scores, _ = self.recommend_with_beams(histories, k, exclude=exclude)
-        return items, scores
-
-    @torch.no_grad()
-    def recommend_with_beams(
-        self,
-        histories: Sequence[NDArray[np.integer]],
-        k: int,
-        *,
-        exclude: Sequence[NDArray[np.integer]] | None = None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[int, NDArray[np.int64]]]:
-        """Also the nodes kept on each level, {level: (B, <= beam) node ids, -1 for none}."""
         check_k(k, self.n_items)
         if k > min(self.beam, self.n_items):
-            raise BadInput(f"k = {k} is beyond the search's beam of {self.beam}; ask for fewer items or train with a wider beam")
+            raise BadInput(
+                f"k = {k} is beyond the search's beam of {self.beam}; ask for fewer items or train with a wider beam"
+            )
+        result = self._search(histories, exclude)
+        return result.items[:, :k].numpy(), result.scores[:, :k].numpy()
+
+    def beams(self, histories: Sequence[NDArray[np.integer]], *, batch: int = 64) -> dict[int, NDArray[np.int64]]:
+        """Nodes kept on each level between the first one scored and the leaves: {level: (B, <= beam), -1 for none}."""
+        kept: dict[int, list[NDArray[np.int64]]] = {}
+        for begin in range(0, len(histories), batch):
+            for offset, nodes in enumerate(self._search(histories[begin : begin + batch], None).beams):
+                kept.setdefault(self.search.start + offset, []).append(nodes.numpy())
+        return {level: np.concatenate(parts) for level, parts in kept.items()}
+
+    @torch.no_grad()
+    def _search(
+        self, histories: Sequence[NDArray[np.integer]], exclude: Sequence[NDArray[np.integer]] | None
+    ) -> SearchResult:
         history = pad_left([np.asarray(h) for h in histories])
-        excluded = history if exclude is None else pad_left([np.asarray(e) for e in exclude])
-        result = self.search.search(history, excluded)
-        beams = {self.search.start + i: kept.numpy() for i, kept in enumerate(result.beams)}
-        return result.items[:, :k].numpy(), result.scores[:, :k].numpy(), beams
+        return self.search.search(history, history if exclude is None else pad_left([np.asarray(e) for e in exclude]))

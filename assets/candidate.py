@@ -1,0 +1,105 @@
+"""From graph to champion: the bundle, its registration, the gate's verdict, and the home's first promotion."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+
+from assets.stores.artifacts import Artifact
+from assets.stores.io_manager import materialized
+from assets.stores.resource import Stores
+from model.files import read_npz, write_npz
+from model.histories import Histories
+
+GROUP = "promotion"
+
+
+@dg.asset(group_name=GROUP, code_version="1", kinds={"mlflow"})
+def candidate(
+    context: dg.AssetExecutionContext,
+    stores: Stores,
+    items: Artifact,
+    behaviors: Artifact,
+    index_tree: Artifact,
+    retrieval_model: Artifact,
+    evaluation: Artifact,
+    retrieval_onnx: Artifact,
+) -> dg.MaterializeResult[Artifact]:
+    """One folder with all that serving needs, registered in MLflow as `challenger`; its digest is its identity."""
+    from assets.model_card import log_run
+
+    made = {
+        "items": items,
+        "behaviors": behaviors,
+        "index_tree": index_tree,
+        "retrieval_model": retrieval_model,
+        "evaluation": evaluation,
+        "retrieval_onnx": retrieval_onnx,
+    }
+
+    def build(folder: Path, work: Path) -> dict[str, Any]:
+        import pyarrow.parquet as pq
+
+        for source, name in (
+            (retrieval_onnx, "retrieval.onnx"),
+            (retrieval_onnx, "golden.npz"),
+            (retrieval_onnx, "parity.json"),
+            (index_tree, "tree.npz"),
+            (evaluation, "evaluation.json"),
+        ):
+            shutil.copyfile(source.path / name, folder / name)
+        shutil.copytree(evaluation.path / "per_user", folder / "per_user")
+        table = pq.read_table(items.path / "items.parquet", columns=["item_id", "title", "categories"])
+        texts = {n: np.array([t or "" for t in table.column(n).to_pylist()], dtype=np.str_) for n in table.column_names}
+        write_npz(folder / "items.npz", texts)
+        histories = Histories.load(behaviors.path / "histories.npz")
+        write_npz(folder / "popularity.npz", {"counts": histories.counts()})
+        users = read_npz(behaviors.path / "users.npz")
+        write_npz(folder / "histories.npz", users | {"offsets": histories.offsets, "items": histories.items})
+        return {
+            "model": retrieval_onnx.meta["model"],
+            "dataset": items.meta["catalogue"],
+            "simulated": items.meta["simulated"],
+            "data_versions": {name: artifact.data_version for name, artifact in made.items()},
+        }
+
+    artifact, reused = stores.artifacts.produce(
+        "candidate", code_version="1", config={}, inputs=dict(made), build=build
+    )
+    version = log_run(stores, artifact, made, dagster_run_id=context.run_id, log=context.log.info)
+    return materialized(artifact, reused=reused, model_version=version, bundle_digest=artifact.data_version)
+
+
+@dg.asset_check(asset=candidate, blocking=True, description="the gate: may this bundle be served?")
+def gate(context: dg.AssetCheckExecutionContext, stores: Stores, candidate: Artifact) -> dg.AssetCheckResult:
+    """Judge the bundle, write the verdict for its digest into the warehouse."""
+    from assets.verdict import judge_bundle
+
+    verdict = judge_bundle(stores, candidate, log=context.log.info)
+    rules = [{key: rule[key] for key in ("name", "value", "bound", "baseline", "passed")} for rule in verdict["rules"]]
+    return dg.AssetCheckResult(passed=verdict["passed"], metadata={"rules": dg.MetadataValue.json(rules)})
+
+
+@dg.asset(group_name=GROUP, code_version="1", kinds={"mlflow"})
+def champion(context: dg.AssetExecutionContext, stores: Stores, candidate: Artifact) -> dg.MaterializeResult[None]:
+    """Promote a home's first candidate that passes the gate; later ones wait for `miss promote`."""
+    from assets.promotion import Promotion
+
+    registry = stores.registry
+    registered = registry.find(candidate.data_version)
+    if registered is None:
+        raise dg.Failure(f"the bundle {candidate.data_version[:16]} is not registered; materialize candidate again")
+    first = Promotion(stores.warehouse, registry).bootstrap(registered.version)
+    now = registry.by_alias("champion")
+    if first is None:
+        context.log.info(f"version {registered.version} waits as challenger: `miss promote {registered.version}`")
+    return dg.MaterializeResult(
+        metadata={
+            "champion_version": now.version if now else "none",
+            "challenger_waits": first is None,
+            "bundle_digest": now.digest if now else "",
+        },
+        data_version=dg.DataVersion(now.digest if now else "none"),
+    )

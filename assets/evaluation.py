@@ -1,0 +1,122 @@
+"""The model and its baselines on the test item, full ranking, seen items excluded (DESIGN 5)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import numpy as np
+
+from assets.catalogue import evaluation_set
+from assets.stores.artifacts import Artifact
+from assets.stores.io_manager import materialized
+from assets.stores.resource import Stores
+from model.files import read_json, write_json
+from model.histories import Histories
+from model.index_tree import IndexTree
+
+if TYPE_CHECKING:
+    from model.evaluation import Evaluation
+
+GROUP = "evaluation"
+LEVEL_USERS = 1000
+"""Users whose beams are kept for recall by level: a sample tells the level that loses."""
+
+
+def saved_evaluations(folder: Path) -> "list[Evaluation]":
+    """Per-user results in a folder, in the order they were written: the model's own first, where it is among them."""
+    from model.evaluation import Evaluation
+
+    return [Evaluation.load(path) for path in sorted(folder.glob("*.npz"))]
+
+
+@dg.asset(group_name=GROUP, code_version="1", kinds={"scipy"})
+def baselines(
+    context: dg.AssetExecutionContext, stores: Stores, training_histories: Artifact
+) -> dg.MaterializeResult[Artifact]:
+    """Popularity, recency item-kNN and EASE, fitted on the training part, on the same users as the model."""
+
+    def build(folder: Path, work: Path) -> dict[str, Any]:
+        from model.baselines import EASE, ItemKNN, Popularity
+        from model.evaluation import evaluate
+
+        train = Histories.load(training_histories.path / "train.npz")
+        test = evaluation_set(training_histories, "test")
+        rows = []
+        for number, baseline in enumerate((Popularity, ItemKNN, EASE)):
+            context.log.info(f"baseline {baseline.__name__}: fit and evaluate on {len(test):,} users")
+            result = evaluate(baseline.fit(train), test, counts=train.counts(), progress=True)
+            rows.append(result.row())
+            result.save(folder / f"{number}.npz")
+        return {"rows": rows}
+
+    artifact, reused = stores.artifacts.produce(
+        "baselines", code_version="1", config={}, inputs={"histories": training_histories}, build=build
+    )
+    return materialized(artifact, reused=reused)
+
+
+@dg.asset(group_name=GROUP, code_version="1", kinds={"pytorch"})
+def evaluation(
+    context: dg.AssetExecutionContext,
+    stores: Stores,
+    items: Artifact,
+    index_tree: Artifact,
+    training_histories: Artifact,
+    retrieval_model: Artifact,
+    baselines: Artifact,
+) -> dg.MaterializeResult[Artifact]:
+    """The model through its tree, beside the baselines: table, per-user ranks, recall by level and by history length."""
+
+    def build(folder: Path, work: Path) -> dict[str, Any]:
+        from model.configure import configure
+        from model.evaluation import (
+            evaluate,
+            evaluation_report,
+            length_slices,
+            level_recall,
+            popularity_slices,
+            slice_rows,
+        )
+        from model.plots import recall_by_length, recall_by_level
+        from model.training import TrainingConfig, load_parameters
+        from model.tree_retriever import TreeRetriever
+
+        config = configure(TrainingConfig, retrieval_model.meta["config"], where="training")
+        tree = IndexTree.load(index_tree.path / "tree.npz")
+        model = load_parameters(tree, config, retrieval_model.path / "parameters.npz")
+        retriever, test = TreeRetriever(model, tree, beam=config.beam), evaluation_set(training_histories, "test")
+        counts = Histories.load(training_histories.path / "train.npz").counts()
+        results = [evaluate(retriever, test, counts=counts, progress=True), *saved_evaluations(baselines.path)]
+        sample = np.random.default_rng(0).permutation(len(test))[:LEVEL_USERS]
+        kept = level_recall(retriever.beams([test.seen[int(u)] for u in sample]), tree.paths()[test.targets[sample]])
+        simulated = bool(items.meta["simulated"])
+        by_length = [row for each in results for row in slice_rows(each, length_slices(test))]
+        by_target = [row for each in results for row in slice_rows(each, popularity_slices(test.targets, counts))]
+        report = evaluation_report(items.meta["catalogue"], results, simulated=simulated) | {
+            "recall_by_level": {str(level): share for level, share in kept.items()},
+            "slices": {"history_length": by_length, "target_popularity": by_target},
+        }
+        write_json(folder / "evaluation.json", report)
+        for number, each in enumerate(results):
+            each.save(folder / "per_user" / f"{number}.npz")
+        (folder / "recall_by_level.png").write_bytes(recall_by_level({retriever.name: kept}, simulated=simulated))
+        (folder / "recall_by_length.png").write_bytes(recall_by_length(by_length, simulated=simulated))
+        return report
+
+    inputs = {
+        "items": items,
+        "tree": index_tree,
+        "histories": training_histories,
+        "model": retrieval_model,
+        "baselines": baselines,
+    }
+    artifact, reused = stores.artifacts.produce("evaluation", code_version="1", config={}, inputs=inputs, build=build)
+    from model.evaluation import format_table
+
+    return materialized(
+        artifact,
+        reused=reused,
+        table=dg.MetadataValue.md(format_table(read_json(artifact.path / "evaluation.json"))),
+        recall_by_level_plot=dg.MetadataValue.path(artifact.path / "recall_by_level.png"),
+        recall_by_length_plot=dg.MetadataValue.path(artifact.path / "recall_by_length.png"),
+    )

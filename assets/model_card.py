@@ -1,0 +1,72 @@
+"""What a reviewer finds in MLflow: one run a bundle, with parameters, curves, table, plots, lineage, and a model card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from assets.stores.artifacts import Artifact
+from assets.stores.registry import Registry
+from assets.stores.resource import Stores
+from model.files import read_json
+
+
+def log_run(
+    stores: Stores, bundle: Artifact, made: Mapping[str, Artifact], *, dagster_run_id: str, log: Callable[[str], None]
+) -> str:
+    """Register the bundle once, with a run that tells how it came about; returns the model version.
+
+    The MLflow run carries the Dagster run's id as tag `dagster/run_id`; the Dagster run gets the MLflow run's id as tag
+    `mlflow/run_id`. A bundle that is registered already keeps its run.
+    """
+    registry = stores.registry
+    known = registry.find(bundle.data_version)
+    if known is not None:
+        log(f"bundle {bundle.data_version[:16]} is version {known.version} already")
+        return registry.register(bundle.path, run_id=known.run_id)
+    # a run that was killed between its start and the registration is taken up again
+    earlier = registry.find_run("bundle_digest", bundle.data_version)
+    tags = {"dagster/run_id": dagster_run_id, "bundle_digest": bundle.data_version}
+    report = read_json(made["evaluation"].path / "evaluation.json")
+    with registry.run(f"{report['dataset']} {bundle.data_version[:8]}", tags=tags, run_id=earlier) as run:
+        if earlier is None:
+            run.log_params(made["retrieval_model"].meta["config"])
+        for stage, curve in read_json(made["retrieval_model"].path / "curves.json").items():
+            names = sorted({name for point in curve for name in point})
+            run.log_metrics_series(
+                {f"{stage}/{name}": {i: p[name] for i, p in enumerate(curve) if name in p} for name in names}
+            )
+        own = report["rows"][0]
+        run.log_metrics({f"test/{name}": value for name, value in own.items() if "@" in name})
+        for asset, name in (
+            ("evaluation", "recall_by_level.png"),
+            ("evaluation", "recall_by_length.png"),
+            ("retrieval_model", "curves.png"),
+            ("index_tree", "quality.png"),
+        ):
+            run.log_figure_bytes(f"plots/{asset}_{name}", (made[asset].path / name).read_bytes())
+        for path in sorted((made["evaluation"].path / "per_user").glob("*.npz")):
+            run.log_file(path, "evaluation/per_user")
+        run.log_dict("evaluation/evaluation.json", report)
+        run.log_dict("lineage.json", {name: artifact.data_version for name, artifact in made.items()})
+        version = registry.register(bundle.path, run_id=run.run_id, tags={"dagster/run_id": dagster_run_id})
+    registry.describe(version, card(registry, report, made))
+    log(f"registered version {version} (bundle {bundle.data_version[:16]}, MLflow run {run.run_id})")
+    return version
+
+
+def card(registry: Registry, report: Mapping[str, object], made: Mapping[str, Artifact]) -> str:
+    """Model card in Markdown."""
+    from model.evaluation import format_table
+
+    lines = [
+        f"# {registry.model_name} on {report['dataset']}",
+        "Tree index and scorer after MISS (CIKM 2025): short, collaborative and multi-modal readings of a user's whole history.",
+        "Histories are simulated; no figure here speaks of people." if report["simulated"] else "",
+        "## Test item, leave-one-out, full ranking",
+        format_table(dict(report)),
+        "## Lineage (data versions)",
+        *(f"- {name}: `{artifact.data_version[:16]}`" for name, artifact in made.items()),
+        "## Limits",
+        "Items without behaviors are placed by their content alone. A search finds at most `beam` items.",
+    ]
+    return "\n\n".join(line for line in lines if line)

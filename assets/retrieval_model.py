@@ -1,0 +1,51 @@
+"""Training: the scorer over the tree, resumed from its last epoch when a run was killed."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from assets.catalogue import evaluation_set
+from assets.stores.artifacts import Artifact
+from assets.stores.io_manager import materialized
+from assets.stores.resource import Stores
+from model.configure import configure
+from model.histories import Histories
+from model.index_tree import IndexTree
+
+
+@dg.asset(group_name="model", code_version="1", kinds={"pytorch"})
+def retrieval_model(
+    context: dg.AssetExecutionContext, stores: Stores, index_tree: Artifact, training_histories: Artifact
+) -> dg.MaterializeResult[Artifact]:
+    """Dense path, then lifelong path (DESIGN 4); the parameters of the best validation epoch."""
+    from model.training import TrainingConfig, save_parameters, train_model
+
+    config = configure(TrainingConfig, stores.settings.training, where="training")
+
+    def build(folder: Path, work: Path) -> dict[str, Any]:
+        from model.files import write_json
+        from model.plots import loss_curves
+
+        model, curves = train_model(
+            IndexTree.load(index_tree.path / "tree.npz"),
+            Histories.load(training_histories.path / "train.npz"),
+            evaluation_set(training_histories, "validation"),
+            config,
+            work=work,
+            progress=context.log.info,
+        )
+        save_parameters(model, folder / "parameters.npz")
+        write_json(folder / "curves.json", dict(curves))
+        (folder / "curves.png").write_bytes(loss_curves(curves))
+        best = {
+            f"{stage}_best_validation_ndcg": max(p["validation_ndcg@10"] for p in c) for stage, c in curves.items() if c
+        }
+        return {"parameters": sum(p.numel() for p in model.parameters()), "config": asdict(config)} | best
+
+    inputs = {"tree": index_tree, "histories": training_histories}
+    artifact, reused = stores.artifacts.produce(
+        "retrieval_model", code_version="1", config=asdict(config), inputs=inputs, build=build
+    )
+    return materialized(artifact, reused=reused, curves=dg.MetadataValue.path(artifact.path / "curves.png"))

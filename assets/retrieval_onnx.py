@@ -1,0 +1,85 @@
+"""The whole search as one ONNX graph, and the blocking check that it is the search that was evaluated."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+
+from assets.catalogue import evaluation_set
+from assets.stores.artifacts import Artifact
+from assets.stores.io_manager import materialized
+from assets.stores.resource import Stores
+from model.configure import configure
+from model.files import read_json, write_json
+from model.index_tree import IndexTree
+
+PARITY_HISTORIES = 1000
+GOLDEN_REQUESTS = 100
+
+
+@dg.asset(group_name="model", code_version="1", kinds={"onnx"})
+def retrieval_onnx(
+    context: dg.AssetExecutionContext,
+    stores: Stores,
+    index_tree: Artifact,
+    training_histories: Artifact,
+    retrieval_model: Artifact,
+    evaluation: Artifact,
+) -> dg.MaterializeResult[Artifact]:
+    """Export, comparison with torch, the test table through ONNX Runtime, and golden requests for whoever loads it."""
+
+    def build(folder: Path, work: Path) -> dict[str, Any]:
+        from model.beam_search import BeamSearch
+        from model.evaluation import evaluate
+        from model.golden import write_golden
+        from model.onnx_export import check_parity, export_search
+        from model.onnx_search import OnnxSearch
+        from model.training import TrainingConfig, load_parameters
+
+        config = configure(TrainingConfig, retrieval_model.meta["config"], where="training")
+        tree = IndexTree.load(index_tree.path / "tree.npz")
+        model = load_parameters(tree, config, retrieval_model.path / "parameters.npz")
+        search, graph = BeamSearch(model, tree, beam=config.beam), folder / "retrieval.onnx"
+        context.log.info("exporting the search; this takes half a minute")
+        export_search(search, graph)
+        test = evaluation_set(training_histories, "test")
+        rng = np.random.default_rng(0)
+        chosen = rng.permutation(len(test))[:PARITY_HISTORIES] if len(test) else []
+        longest = max((test.seen[u] for u in range(len(test))), key=len, default=np.zeros(1, np.int32))
+        histories = [longest, *(test.seen[int(u)] for u in chosen)]
+        histories += [rng.integers(0, tree.n_items, 20) for _ in range(PARITY_HISTORIES - len(histories))]
+        parity = check_parity(search, graph, histories)
+        context.log.info(f"parity with torch: {parity}")
+        onnx = OnnxSearch(graph, n_items=tree.n_items, beam=config.beam)
+        row = evaluate(onnx, test, progress=True).row()
+        torch_row = read_json(evaluation.path / "evaluation.json")["rows"][0]
+        drift = {name: row[name] - torch_row[name] for name in row if "@" in name and not name.startswith("novelty")}
+        parity["max_metric_difference"] = max(map(abs, drift.values()), default=0.0)
+        write_json(folder / "parity.json", parity)
+        write_golden(folder, onnx, histories[:GOLDEN_REQUESTS])
+        model_meta = {"beam": onnx.beam, "n_items": tree.n_items, "depth": tree.depth, "nodes": tree.n_nodes}
+        return {"parity": parity, "onnx_row": row, "bytes": graph.stat().st_size, "model": model_meta}
+
+    inputs = {
+        "tree": index_tree,
+        "histories": training_histories,
+        "model": retrieval_model,
+        "evaluation": evaluation,
+    }
+    artifact, reused = stores.artifacts.produce(
+        "retrieval_onnx", code_version="1", config={}, inputs=inputs, build=build
+    )
+    return materialized(artifact, reused=reused)
+
+
+@dg.asset_check(asset=retrieval_onnx, blocking=True, description="the graph answers as torch does")
+def onnx_parity(retrieval_onnx: Artifact) -> dg.AssetCheckResult:
+    """Scores within 1e-4, top-K sets equal for at least 99.9 % of 1,000 histories."""
+    from model.gate import GateConfig
+
+    parity, bounds = read_json(retrieval_onnx.path / "parity.json"), GateConfig()
+    passed = (
+        parity["max_abs_score_error"] <= bounds.max_score_error and parity["topk_equal_share"] >= bounds.min_topk_equal
+    )
+    return dg.AssetCheckResult(passed=bool(passed), metadata={"parity": dg.MetadataValue.json(parity)})

@@ -1,0 +1,1 @@
+"""Where products live: the warehouse (DuckDB), bundles (files), the registry (MLflow)."""

@@ -1,0 +1,46 @@
+"""The stores of one home, as one Dagster resource."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+
+from assets.settings import Settings
+from assets.stores.artifacts import ArtifactStore
+from assets.stores.registry import Registry
+from assets.stores.warehouse import Warehouse
+
+__all__ = ["Stores"]
+
+
+class Stores(dg.ConfigurableResource):
+    """Warehouse, artifacts and registry of the home at `home`; options come from `Settings`."""
+
+    home: str
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this home."""
+        return Settings(home=Path(self.home))
+
+    @property
+    def warehouse(self) -> Warehouse:
+        """The DuckDB file."""
+        return Warehouse(self.settings.warehouse)
+
+    @property
+    def artifacts(self) -> ArtifactStore:
+        """What the assets made."""
+        return ArtifactStore(self.settings.artifacts)
+
+    @property
+    def registry(self) -> Registry:
+        """MLflow."""
+        settings = self.settings
+        return Registry(settings.tracking_uri, settings.model_name, settings.root / "mlflow-artifacts")
+
+    @property
+    def encoder_cache(self) -> Path:
+        """Vectors by content hash, shared by all runs."""
+        return self.settings.root / "encoders"

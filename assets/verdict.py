@@ -1,0 +1,105 @@
+"""Collect what the gate's rules are about, for one bundle, and write down the verdict (DESIGN 6)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assets.catalogue import evaluation_set
+from assets.stores.artifacts import Artifact
+from assets.stores.registry import CHAMPION, ModelVersionInfo
+from assets.stores.resource import Stores
+from model.errors import NotReady
+from model.files import MANIFEST, read_json, read_npz
+from model.index_tree import IndexTree, check_tree
+
+if TYPE_CHECKING:
+    from model.evaluation import Evaluation
+
+
+def probe(bundle: Path, *, requests: int = 300) -> dict[str, Any]:
+    """Load the bundle in a fresh process, answer its golden requests and time single-user requests.
+
+    {"golden": bool, "p50_ms", "p95_ms", "error": text or None}
+    """
+    command = [sys.executable, "-m", "serving.probe", str(bundle), "--requests", str(requests)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    if done.returncode:
+        return {"golden": False, "p50_ms": None, "p95_ms": None, "error": (done.stderr.strip() or "no output")[-500:]}
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def bundle_bytes(bundle: Path) -> int:
+    """Size of a bundle's files, bytes."""
+    return sum(int(entry["bytes"]) for entry in read_json(bundle / MANIFEST)["files"].values())
+
+
+def judge_bundle(stores: Stores, candidate: Artifact, *, log: Callable[[str], None]) -> dict[str, Any]:
+    """Judge the registered bytes of a candidate against baselines and champion; records and returns the verdict."""
+    from assets.evaluation import saved_evaluations
+    from model.gate import Measured, Rule, judge
+
+    registry = stores.registry
+
+    def fetch(version: ModelVersionInfo) -> Path:
+        return registry.download(version.version, stores.settings.root / "bundles" / version.digest[:16])
+
+    registered = registry.find(candidate.data_version)
+    if registered is None:
+        raise NotReady(f"the bundle {candidate.data_version[:16]} is not registered; materialize candidate again")
+    bundle = fetch(registered)
+    own, *baselines = saved_evaluations(bundle / "per_user")
+    probed = probe(bundle)
+    fresh = Rule(
+        name="fresh_process",
+        value=float(bool(probed["golden"])),
+        bound=1.0,
+        baseline=None,
+        passed=bool(probed["golden"]),
+        note=probed.get("error") or "a new process loads the registered bytes and answers the golden requests",
+    )
+    current, champion = registry.by_alias(CHAMPION), None
+    if current is not None and current.digest != registered.digest:
+        rival = fetch(current)
+        log(f"measuring champion version {current.version} on the same users")
+        champion = Measured(
+            evaluation=_on_todays_users(stores, rival, bundle, own),
+            latency_ms=probe(rival)["p95_ms"],
+            bundle_bytes=bundle_bytes(rival),
+        )
+    verdict = judge(
+        registered.digest,
+        Measured(evaluation=own, latency_ms=probed["p95_ms"], bundle_bytes=bundle_bytes(bundle)),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        tree=check_tree(IndexTree.load(bundle / "tree.npz")),
+        parity=read_json(bundle / "parity.json"),
+        baselines=baselines,
+        champion_digest=None if champion is None or current is None else current.digest,
+        champion=champion,
+        extra=(fresh,),
+    )
+    document = verdict.to_json()
+    stores.warehouse.record_verdict(registered.digest, verdict.passed, document)
+    registry.set_tags(registered.version, {"gate": "passed" if verdict.passed else "failed"})
+    for rule in verdict.rules:
+        log(f"{'pass' if rule.passed else 'FAIL'}  {rule.sentence()}")
+    return document
+
+
+def _on_todays_users(stores: Stores, rival: Path, bundle: Path, own: Evaluation) -> Evaluation:
+    """The champion's graph on the candidate's test users, whatever catalogue it was made from."""
+    from model.evaluation import evaluate
+    from model.onnx_search import OnnxSearch
+    from model.remapped import Remapped
+
+    meta = read_json(rival / MANIFEST)["meta"]["model"]
+    theirs, ours = (read_npz(folder / "items.npz")["item_id"] for folder in (rival, bundle))
+    search = OnnxSearch(rival / "retrieval.onnx", n_items=int(meta["n_items"]), beam=int(meta["beam"]))
+    test = evaluation_set(stores.artifacts.current("training_histories"), own.split)
+    return evaluate(Remapped(search, inner_ids=theirs, outer_ids=ours), test, progress=True)

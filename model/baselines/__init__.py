@@ -1,0 +1,9 @@
+"""Retrievers without a tree, under the same contract: the rows that stand next to the model in every table."""
+
+from __future__ import annotations
+
+from model.baselines.ease import EASE, EASEConfig
+from model.baselines.item_knn import ItemKNN, ItemKNNConfig
+from model.baselines.popularity import Popularity
+
+__all__ = ["EASE", "EASEConfig", "ItemKNN", "ItemKNNConfig", "Popularity"]

@@ -1,0 +1,13 @@
+"""Frozen content encoders: one small interface, text and image readers behind it, an incremental catalogue pass.
+
+- Weights come from installed packages or from a folder the user names; no hub is ever asked.
+- Nothing heavy is imported until an encoder is built.
+"""
+
+from __future__ import annotations
+
+from model.encoders.base import CatalogueStats, Encoder, encode_catalogue
+from model.encoders.image import ImageEncoder
+from model.encoders.text import TextEncoder, item_text
+
+__all__ = ["CatalogueStats", "Encoder", "ImageEncoder", "TextEncoder", "encode_catalogue", "item_text"]

@@ -1,0 +1,201 @@
+"""Pictures for people who decide: each function returns the bytes of a PNG.
+
+- Drawn on a canvas of its own, without pyplot: no global state, no display, nothing to close.
+- One retriever has one colour in every picture, ours the strongest; series are labelled at their ends or in one legend.
+- Same input, same bytes: no date and no version goes into the file.
+- matplotlib is imported when a picture is drawn, not with this module.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from model.errors import BadInput
+
+__all__ = ["loss_curves", "recall_by_length", "recall_by_level", "tree_quality"]
+
+_KNOWN = {
+    "MISS (tree)": "#c2410c",
+    "popularity": "#9ca3af",
+    "item-kNN (recency)": "#0e7490",
+    "item-kNN (recency, windowed)": "#67b7c9",
+    "EASE": "#7c5cbf",
+}
+_OTHERS = ("#c2410c", "#0e7490", "#7c5cbf", "#4d7c0f", "#b4893a", "#9d3c72", "#475569")
+_INK, _GRID = "#1f2937", "#e5e7eb"
+
+
+def _colours(names: Sequence[str]) -> dict[str, str]:
+    free = iter([colour for colour in _OTHERS if colour not in {_KNOWN.get(name) for name in names}] * (len(names) + 1))
+    return {name: _KNOWN.get(name) or next(free) for name in names}
+
+
+def _figure(width: float, height: float, panels: tuple[int, int] = (1, 1)) -> tuple[Any, Any]:
+    """(figure, (rows, columns) array of axes)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=144, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(*panels, squeeze=False)
+    for axis in axes.flat:
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            axis.spines[side].set_color(_INK)
+        axis.grid(axis="y", color=_GRID, linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.tick_params(colors=_INK, labelsize=9)
+    return figure, axes
+
+
+def _label(axis: Any, *, title: str = "", x: str = "", y: str = "") -> None:
+    if title:
+        axis.set_title(title, loc="left", fontsize=11, color=_INK, fontweight="bold")
+    axis.set_xlabel(x, fontsize=10, color=_INK)
+    axis.set_ylabel(y, fontsize=10, color=_INK)
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _titled(title: str, simulated: bool) -> str:
+    return f"{title} (simulated histories)" if simulated else title
+
+
+def _check(series: Mapping[str, Any]) -> None:
+    if not series or not all(len(values) for values in series.values()):
+        raise BadInput("there is nothing to draw: give at least one series with at least one point")
+
+
+def _level_lines(series: Mapping[str, Mapping[int, float]], title: str, y: str, log: bool) -> bytes:
+    _check(series)
+    figure, axes = _figure(7.5, 4.2)
+    axis, colours = axes[0, 0], _colours(list(series))
+    for name, by_level in series.items():
+        levels = sorted(by_level)
+        axis.plot(
+            levels,
+            [by_level[h] for h in levels],
+            color=colours[name],
+            marker="o",
+            markersize=4,
+            linewidth=2,
+            label=name,
+        )
+    _label(axis, title=title, x="level of the tree (root = 0, leaves rightmost)", y=y)
+    every = sorted({level for by_level in series.values() for level in by_level})
+    axis.set_xticks(every[:: max(1, len(every) // 14)])
+    if log:
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(0, 1.02)
+    if len(series) > 1:
+        axis.legend(frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def recall_by_level(series: Mapping[str, Mapping[int, float]], *, simulated: bool = False) -> bytes:
+    """Share of targets whose ancestor the beam kept, by level. series: name -> {level: share}, as `evaluation.level_recall`."""
+    return _level_lines(
+        series, _titled("What the beam keeps on its way down", simulated), "share of targets still in the beam", False
+    )
+
+
+def tree_quality(series: Mapping[str, Mapping[int, float]], *, simulated: bool = False) -> bytes:
+    """Share of an item's 10 nearest that share its subtree, by level. series: tree's name -> {level: share}."""
+    return _level_lines(
+        series,
+        _titled("How well the tree keeps neighbours together", simulated),
+        "share of 10 nearest in the subtree",
+        False,
+    )
+
+
+def recall_by_length(rows: Sequence[Mapping[str, Any]], *, metric: str = "recall@50", simulated: bool = False) -> bytes:
+    """A metric by length of the history, bars grouped by slice. rows: as `evaluation.slice_rows`, of any number of retrievers."""
+    if not rows:
+        raise BadInput("there is nothing to draw: give at least one slice of one retriever")
+    retrievers = list(dict.fromkeys(row["retriever"] for row in rows))
+    slices = list(dict.fromkeys(row["slice"] for row in rows))
+    users = {row["slice"]: row["users"] for row in rows}
+    values = {(row["retriever"], row["slice"]): float(row[metric]) for row in rows}
+    figure, axes = _figure(max(6.5, 1.6 * len(slices)), 4.2)
+    axis, colours = axes[0, 0], _colours(retrievers)
+    width = 0.82 / len(retrievers)
+    for index, name in enumerate(retrievers):
+        at = np.arange(len(slices)) + (index - (len(retrievers) - 1) / 2) * width
+        heights = [values.get((name, part), np.nan) for part in slices]
+        bars = axis.bar(at, heights, width * 0.94, color=colours[name], label=name)
+        if len(retrievers) <= 5:
+            axis.bar_label(bars, fmt=lambda v: f"{v:.2f}"[1:] if v < 1 else "1", fontsize=7, color=_INK, padding=1)
+    axis.set_xticks(range(len(slices)), [f"{part}\n{users[part]:,} users" for part in slices])
+    head = {"recall": "Recall", "ndcg": "NDCG"}
+    kind, _, k = metric.partition("@")
+    y = f"{head.get(kind, kind)}@{k}"
+    _label(axis, title=_titled(f"{y} by length of the history", simulated), x="behaviors before the target", y=y)
+    axis.margins(y=0.1)
+    figure.legend(loc="outside lower center", ncols=min(len(retrievers), 3), frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def loss_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], *, simulated: bool = False) -> bytes:
+    """Loss above, validation NDCG@10 below, a column per stage.
+
+    curves: stage -> one mapping per epoch with "loss", "validation_ndcg@10", and any number of further losses "loss_..." (thin
+    lines); an entry without "loss" first is the score a stage starts from, drawn at epoch 0.
+    """
+    _check(curves)
+    figure, axes = _figure(max(6.5, 4.6 * len(curves)), 5.6, (2, len(curves)))
+    figure.suptitle(_titled("Training", simulated), x=0.01, ha="left", fontsize=11, color=_INK, fontweight="bold")
+    for column, (stage, points) in enumerate(curves.items()):
+        top, bottom = axes[0, column], axes[1, column]
+        start = 0 if "loss" not in points[0] else 1
+        epochs = np.arange(start, start + len(points))
+        thin = sorted({key for point in points for key in point if key.startswith("loss_")}, key=_natural)
+        shades = _shades(len(thin))
+        for key, colour in zip(thin, shades, strict=True):
+            label = key.removeprefix("loss_").replace("_", " ")
+            top.plot(epochs, [point.get(key, np.nan) for point in points], color=colour, linewidth=1, label=label)
+        losses = [point.get("loss", np.nan) for point in points]
+        top.plot(epochs, losses, color=_INK, linewidth=2.2, marker="o", markersize=3, label="loss")
+        _label(top, title=stage, y="loss")
+        if thin:
+            top.legend(frameon=False, fontsize=7, ncols=1 + len(thin) // 5, loc="upper right")
+        scores = np.array([point.get("validation_ndcg@10", np.nan) for point in points], dtype=float)
+        bottom.plot(epochs, scores, color=_OTHERS[0], linewidth=2.2, marker="o", markersize=3)
+        if np.isfinite(scores).any():
+            best = int(np.nanargmax(scores))
+            bottom.plot(epochs[best], scores[best], marker="o", markersize=9, markerfacecolor="none", color=_INK)
+            bottom.annotate(
+                f"best {scores[best]:.4f}, epoch {epochs[best]}",
+                (epochs[best], scores[best]),
+                textcoords="offset points",
+                xytext=(-8, -16),
+                ha="right" if best > len(points) / 2 else "left",
+                fontsize=8,
+                color=_INK,
+            )
+        _label(bottom, x="epoch", y="validation NDCG@10")
+        for axis in (top, bottom):
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.margins(y=0.15)
+    return _png(figure)
+
+
+def _natural(key: str) -> tuple[str, int]:
+    head, _, tail = key.rpartition("_")
+    return (head, int(tail)) if tail.isdigit() else (key, -1)
+
+
+def _shades(count: int) -> list[tuple[float, float, float]]:
+    """From light to dark: coarse levels to fine ones."""
+    light, dark = np.array([0.70, 0.85, 0.89]), np.array([0.03, 0.33, 0.42])
+    return [tuple((light + (dark - light) * t).tolist()) for t in np.linspace(0, 1, count)]

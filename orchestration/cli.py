@@ -1,0 +1,202 @@
+"""The command `miss`: names, options and exit codes; the work is in `orchestration.commands`.
+
+- Nothing but typer is imported before a command runs.
+- An error made on purpose is one sentence on stderr and the exit code of its class (`model.errors`); usage errors exit with 2.
+- Anything else is a defect: one sentence, the traceback in a log file, or on the terminal with MISS_DEBUG=1; exit code 1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from model.errors import MissError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    help="Multi-modal tree retrieval, from behavior logs to a promoted, served index. State lives under MISS_HOME (.miss).",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why, for the ledger.")]
+Host = Annotated[str, typer.Option("--host", help="Address to listen on.")]
+
+
+def _port(name: str, what: str) -> typer.models.OptionInfo:
+    return typer.Option(name, min=1, max=65535, help=f"Port of {what}.")
+
+
+@app.command(help="Make everything on the embedded demo, with simulated users.")
+def demo() -> None:
+    from orchestration.commands import build
+
+    build.demo()
+
+
+@app.command(help="Add a folder of items and behaviors to the warehouse.")
+def ingest(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Neutral parquet/CSV layout, or a MovieLens folder.")],
+    as_json: Json = False,
+) -> None:
+    from orchestration.commands import build
+
+    build.ingest(folder, as_json=as_json)
+
+
+@app.command(help="Make what is missing, judge it, promote a first champion.")
+def materialize(
+    select: Annotated[
+        str | None, typer.Option("--select", help="Only these assets: a Dagster selection, e.g. 'index_tree+'.")
+    ] = None,
+) -> None:
+    from orchestration.commands import build
+
+    build.materialize(select)
+
+
+@app.command(help="Show the champion's metrics beside every baseline's.")
+def evaluate(as_json: Json = False) -> None:
+    from orchestration.commands import build
+
+    build.evaluate(as_json=as_json)
+
+
+@app.command(help="Show what the champion recommends to a user.")
+def recommend(
+    user: Annotated[str, typer.Option("--user", "-u", help="User id.")],
+    k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
+    as_json: Json = False,
+) -> None:
+    from orchestration.commands import build
+
+    build.recommend(user, k, as_json=as_json)
+
+
+@app.command(help="Show champion, challenger, the gate's rules, the warehouse.")
+def status(as_json: Json = False) -> None:
+    from orchestration.commands import release
+
+    release.status(as_json=as_json)
+
+
+@app.command(help="Make the challenger, or a named version, champion.")
+def promote(
+    reason: Reason, version: Annotated[str | None, typer.Argument(help="Version; the challenger by default.")] = None
+) -> None:
+    from orchestration.commands import release
+
+    release.promote(version, reason)
+
+
+@app.command(help="Make the previous champion champion again.")
+def rollback(reason: Reason) -> None:
+    from orchestration.commands import release
+
+    release.rollback(reason)
+
+
+@app.command(help="Show the promotion ledger: who, what, when, why.")
+def history(as_json: Json = False) -> None:
+    from orchestration.commands import release
+
+    release.history(as_json=as_json)
+
+
+@app.command(help="Serve the champion over HTTP: /health and /recommend.")
+def serve(host: Host = "127.0.0.1", port: Annotated[int, _port("--port", "the service")] = 8000) -> None:
+    from orchestration.commands import up
+
+    up.serve(host, port)
+
+
+@app.command(help="Start Dagster's UI, MLflow's UI and the service together.")
+def up(
+    host: Host = "127.0.0.1",
+    port: Annotated[int, _port("--port", "the service")] = 8000,
+    dagster_port: Annotated[int, _port("--dagster-port", "the Dagster UI")] = 3000,
+    mlflow_port: Annotated[int, _port("--mlflow-port", "the MLflow UI")] = 5000,
+) -> None:
+    from orchestration.commands import up as command
+
+    command.up(host, {"dagster": dagster_port, "mlflow": mlflow_port, "service": port})
+
+
+@app.command(help="Check what is installed, what is missing and what is stale.")
+def doctor(as_json: Json = False) -> None:
+    from orchestration.commands import doctor as command
+
+    if not command.doctor(as_json=as_json):
+        raise typer.Exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `miss` and leave the process with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a title must not end a command on a terminal that lacks its letters
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(_run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _run(arguments: list[str]) -> int:
+    import click
+
+    try:
+        return int(typer.main.get_command(app).main(arguments, prog_name="miss", standalone_mode=False) or 0)
+    except MissError as error:
+        return _fail(str(error), error.exit_code, error)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.ctx.get_help() if error.ctx else "", file=sys.stderr)
+        return 2
+    except click.ClickException as error:
+        message = error.format_message()
+        return _fail(f"{message[:1].lower()}{message[1:].rstrip('.')}; see `miss --help`", error.exit_code, error)
+    except (KeyboardInterrupt, click.Abort):
+        print("miss: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        told = " ".join(str(error).split())[:300]
+        return _fail(f"unexpected {type(error).__name__}: {told} ({_keep_traceback()})", 1, error)
+
+
+def _fail(sentence: str, code: int, error: BaseException) -> int:
+    if os.environ.get("MISS_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"miss: {sentence}", file=sys.stderr)
+    return code
+
+
+def _keep_traceback() -> str:
+    """Write the traceback of what is being handled to a file; says where."""
+    import tempfile
+    import time
+    import traceback
+
+    home = Path(os.environ.get("MISS_HOME", ".miss")).expanduser()
+    folder = home / "logs" if home.is_dir() else Path(tempfile.gettempdir())
+    path = folder / f"miss-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(traceback.format_exc(), encoding="utf-8")
+    except OSError:
+        return "MISS_DEBUG=1 shows the traceback"
+    return f"the traceback is in {path}; MISS_DEBUG=1 shows it here"
+
+
+if __name__ == "__main__":
+    main()

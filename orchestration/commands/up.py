@@ -1,0 +1,235 @@
+"""`miss serve` and `miss up`: the service alone, or Dagster, MLflow and the service as children of one process.
+
+- Every child has a process group of its own, so that Ctrl-C reaches this process alone and the groups are then stopped in
+  order: asked to, waited for, and killed where they do not end.
+- The service is started when there is a champion and started again when there is another one; a promotion needs no hand.
+- A child that ends by itself ends everything, with the place of its log.
+
+Not covered: restarting what crashed (a supervisor's work), several workers per service, access control.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model.errors import BadInput, MissError, NotReady
+from orchestration.commands.home import champion_engine, project_file, promotion_of, registry_of, say, settings
+
+if TYPE_CHECKING:
+    from assets.settings import Settings
+
+__all__ = ["Children", "serve", "up"]
+
+START_WAIT_S, STOP_WAIT_S, POLL_S, FOLLOW_S = 120.0, 8.0, 0.5, 5.0
+
+
+def serve(host: str, port: int) -> None:
+    """Serve the champion until interrupted."""
+    from serving.app import run
+
+    engine = champion_engine(settings())
+    say(f"version {engine.version} (bundle {engine.digest[:16]}) on http://{host}:{port}, Ctrl-C stops it")
+    run(engine, host=host, port=port)
+
+
+class Children:
+    """Named child processes, each in its own process group with a log in `logs`; all are stopped at the end of `with`."""
+
+    def __init__(self, logs: Path) -> None:
+        self.logs = logs
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Children:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop(*reversed(self.running))
+
+    def log(self, name: str) -> Path:
+        """Where a child's output goes."""
+        return self.logs / f"{name}.log"
+
+    def start(self, name: str, command: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None) -> None:
+        """Start one; its output replaces that of the last time."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with self.log(name).open("wb") as log:
+            self.running[name] = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=dict(env),
+                cwd=cwd,
+                start_new_session=True,
+            )
+
+    def check(self) -> None:
+        """Raise NotReady where one has ended."""
+        for name, child in self.running.items():
+            if child.poll() is not None:
+                raise NotReady(f"{name} ended by itself (exit code {child.returncode}); its log is {self.log(name)}")
+
+    def stop(self, *names: str) -> None:
+        """Ask them to end as Ctrl-C does, then as `kill` does, then kill; also what their children left in the group."""
+        children = [self.running.pop(name) for name in names]
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):  # a background job's children ignore SIGINT
+            for child in children:
+                _signal(child, number)
+            deadline = time.monotonic() + STOP_WAIT_S
+            for child in children:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(max(deadline - time.monotonic(), 0.01))
+            if number is signal.SIGINT and all(child.poll() is not None for child in children):
+                time.sleep(POLL_S)  # for what they started to end by itself
+
+
+def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, number)
+
+
+@contextlib.contextmanager
+def _term_interrupts() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _hold_free(host: str, ports: Mapping[str, int]) -> None:
+    if len(set(ports.values())) < len(ports):
+        raise BadInput(f"the ports {', '.join(map(str, ports.values()))} must differ; choose them with --*-port")
+    for name, port in ports.items():
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                option = "--port" if name == "service" else f"--{name}-port"
+                raise BadInput(
+                    f"{host}:{port} for {name} cannot be had ({error}); choose another with {option}"
+                ) from error
+
+
+def _answers(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False
+
+
+def _wait(children: Children, name: str, host: str, port: int) -> None:
+    """Until something listens on the port; NotReady where nothing does in time."""
+    deadline = time.monotonic() + START_WAIT_S
+    while not _answers(host, port):
+        children.check()
+        if time.monotonic() > deadline:
+            raise NotReady(f"{name} did not answer within {START_WAIT_S:g} s; its log is {children.log(name)}")
+        time.sleep(POLL_S)
+
+
+def _commands(home: Settings, host: str, ports: Mapping[str, int]) -> dict[str, list[str]]:
+    python = sys.executable
+    dagster = ["-h", host, "-p", str(ports["dagster"])]
+    mlflow = ["--backend-store-uri", home.tracking_uri, "--host", host, "--port", str(ports["mlflow"])]
+    mlflow += ["--default-artifact-root", (home.root / "mlflow-artifacts").as_uri()]
+    return {
+        "dagster": [python, "-m", "dagster", "dev", "-w", str(project_file("workspace.yaml")), *dagster],
+        "mlflow": [python, "-m", "mlflow", "server", "--workers", "1", *mlflow],
+        "service": [python, "-m", "orchestration.cli", "serve", "--host", host, "--port", str(ports["service"])],
+    }
+
+
+def _champion(home: Settings, served: str | None) -> str | None:
+    """The promoted version, after aliases moved by hand were judged or put back; None where there is none."""
+    from assets.stores.registry import CHAMPION
+
+    registry = registry_of(home)
+    if not registry.exists:
+        return None
+    if (
+        served is None or registry.aliases().get(CHAMPION) != served
+    ):  # the warehouse is opened only where something moved
+        promotion_of(home).reconcile()
+    return registry.aliases().get(CHAMPION)
+
+
+def up(host: str, ports: Mapping[str, int]) -> None:
+    """Run all three until interrupted; `ports` of "dagster", "mlflow" and "service"."""
+    from orchestration.run import dagster_home
+
+    home = settings()
+    _hold_free(host, ports)
+    root = project_file("workspace.yaml").parent
+    env = os.environ | {
+        "MISS_HOME": str(home.root),
+        "DAGSTER_HOME": str(dagster_home(home)),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    served_elsewhere = home.tracking_uri.startswith(("http://", "https://"))
+    if not served_elsewhere:
+        registry_of(home).prepare()  # so that the server need not migrate the schema, which must happen once
+    commands = _commands(home, host, ports)
+    names = {"dagster": "Dagster", "mlflow": "MLflow", "service": "service"}
+    with _term_interrupts(), Children(home.root / "logs") as children:
+        try:
+            for name in ("dagster", "mlflow"):
+                if name == "mlflow" and served_elsewhere:
+                    print(f"MLflow   {home.tracking_uri}", flush=True)
+                    continue
+                children.start(name, commands[name], env=env, cwd=root)
+            for name in list(children.running):
+                _wait(children, name, host, ports[name])
+                print(f"{names[name]:<8} http://{host}:{ports[name]}", flush=True)
+            _follow(home, children, commands["service"], env, root, host, ports["service"])
+        except KeyboardInterrupt:
+            say("stopping")
+
+
+def _follow(
+    home: Settings,
+    children: Children,
+    command: Sequence[str],
+    env: Mapping[str, str],
+    cwd: Path,
+    host: str,
+    port: int,
+) -> None:
+    """Keep the service on the current champion, for ever."""
+    served: str | None = None
+    told = False
+    while True:
+        try:
+            now = _champion(home, served)
+        except MissError as error:  # a run may hold the warehouse; what is served stays served
+            say(f"miss: {error}")
+            now = served
+        if now is not None and now != served:
+            if "service" in children.running:
+                say(f"version {now} is champion now; starting the service again")
+                children.stop("service")
+            children.start("service", command, env=env, cwd=cwd)
+            _wait(children, "service", host, port)
+            print(f"service  http://{host}:{port}  (version {now})", flush=True)
+            served = now
+        elif now is None and not told:
+            print(f"service  http://{host}:{port}  starts with the first champion: `miss materialize`", flush=True)
+            told = True
+        until = time.monotonic() + FOLLOW_S
+        while time.monotonic() < until:
+            children.check()
+            time.sleep(POLL_S)

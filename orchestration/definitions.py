@@ -1,0 +1,30 @@
+"""Composition root: what Dagster knows, put together; nothing is computed here."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets import candidate, catalogue, embeddings, evaluation, index_tree, retrieval_model, retrieval_onnx
+from assets.settings import Settings, quiet_environment
+from assets.stores.io_manager import ArtifactIOManager
+from assets.stores.resource import Stores
+
+quiet_environment()
+
+
+def build(settings: Settings) -> dg.Definitions:
+    """Definitions over one home."""
+    modules = [catalogue, embeddings, index_tree, retrieval_model, evaluation, retrieval_onnx, candidate]
+    return dg.Definitions(
+        assets=dg.load_assets_from_modules(modules),
+        asset_checks=dg.load_asset_checks_from_modules(modules),
+        jobs=[dg.define_asset_job("everything", selection=dg.AssetSelection.all(), description="logs to champion")],
+        resources={
+            "stores": Stores(home=str(settings.root)),
+            "io_manager": ArtifactIOManager(root=str(settings.artifacts)),
+        },
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build(Settings())

@@ -1,0 +1,85 @@
+"""Run the whole graph in this process, against the home's own Dagster instance, so that the UI shows every run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from assets.settings import Settings, quiet_environment
+from model.errors import BadInput, MissError
+from model.files import write_bytes
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+__all__ = ["dagster_home", "instance", "materialize"]
+
+_CONFIG = """\
+# written by miss; change it as you like, it is not written again
+telemetry:
+  enabled: false
+python_logs:
+  python_log_level: INFO
+"""
+
+
+def dagster_home(settings: Settings) -> Path:
+    """The folder of Dagster's instance (runs, events), made with its dagster.yaml where it is not there."""
+    home = settings.root / "dagster"
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():
+        write_bytes(home / "dagster.yaml", _CONFIG.encode())
+    return home
+
+
+@contextlib.contextmanager
+def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """The home's Dagster instance."""
+    quiet_environment()
+    import dagster as dg
+
+    home = dagster_home(settings)
+    os.environ["DAGSTER_HOME"] = str(home)
+    with dg.DagsterInstance.from_config(str(home)) as found:
+        yield found
+
+
+def materialize(settings: Settings, *, select: str | None = None) -> bool:
+    """Materialize the graph, or the assets of a Dagster selection such as "index_tree+"; whether all went well.
+
+    What is made already from the same inputs is reused. A deliberate error of an asset (a MissError) is raised as it is;
+    a failed check returns False after its rules were logged. BadInput for a selection that names nothing.
+    """
+    with instance(settings) as found:
+        import dagster as dg
+
+        from orchestration.definitions import build
+
+        definitions = build(settings)
+        job = definitions.resolve_job_def("everything")
+        chosen = None
+        if select is not None:
+            try:
+                graph = definitions.resolve_asset_graph()
+                chosen = sorted(dg.AssetSelection.from_string(select).resolve(graph))
+            except Exception as error:  # Dagster has a class of its own for each way to get a selection wrong
+                raise BadInput(f"{select!r} is no selection of assets ({str(error).splitlines()[0]})") from error
+            if not chosen:
+                raise BadInput(f"{select!r} selects no asset; see the lineage in the README")
+        try:
+            result = job.execute_in_process(instance=found, asset_selection=chosen, raise_on_error=True)
+        except MissError:
+            raise
+        except dg.DagsterError as error:
+            if type(error).__name__ == "DagsterAssetCheckFailedError":  # not among dagster's public names
+                return False
+            cause = error.__cause__
+            while cause is not None and not isinstance(cause, MissError):
+                cause = cause.__cause__
+            if cause is not None:
+                raise cause from error
+            raise
+        return bool(result.success)

@@ -1,0 +1,164 @@
+"""What answers requests: one promoted bundle, checked byte by byte, behind ids and titles.
+
+- Digests first: a bundle is verified against its manifest before anything in it is parsed.
+- `recommend` speaks item indices (the contract of `model.retriever`), everything below it speaks ids.
+- What a user has seen is never recommended. Who has not been seen is offered what is popular, and told so.
+
+Not covered: picking up a newer bundle (start another engine), batching of concurrent requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import BadInput, Corrupt, NotReady
+from model.files import read_npz, verify_dir
+from model.golden import check_golden
+from model.onnx_search import OnnxSearch
+from model.retriever import check_k
+from serving.histories import HISTORIES, StoredHistories
+
+__all__ = ["Engine", "Recommended"]
+
+GRAPH, ITEMS, POPULARITY = "retrieval.onnx", "items.npz", "popularity.npz"
+
+
+class Recommended(TypedDict):
+    """One recommended item."""
+
+    item_id: str
+    title: str
+    score: float
+
+
+class Engine(OnnxSearch):
+    """The bundle in `folder`, ready to answer; `version` is what the registry calls it."""
+
+    name = "MISS (ONNX)"
+
+    def __init__(self, folder: Path, *, version: str = "", threads: int = 0) -> None:
+        """Verify and load; threads 0 is one per core.
+
+        Raises NotReady where `folder` holds no bundle, Corrupt where its bytes are not those of its manifest or do not
+        belong together.
+        """
+        try:
+            manifest = verify_dir(folder)
+        except FileNotFoundError as error:
+            raise NotReady(f"{folder} holds no bundle; run `miss materialize`, which makes and promotes one") from error
+        self.folder, self.version, self.digest = folder, version, str(manifest["digest"])
+        self.meta: dict[str, Any] = manifest["meta"]
+        try:
+            model = self.meta["model"]
+            items, counts = read_npz(folder / ITEMS), read_npz(folder / POPULARITY)["counts"]
+            self.item_id, self.title, self.categories = items["item_id"], items["title"], items["categories"]
+            sizes = {len(self.item_id), len(self.title), len(self.categories), len(counts), int(model["n_items"])}
+            beam, self.max_history = int(model["beam"]), int(model.get("max_history") or 0)
+        except (FileNotFoundError, KeyError, TypeError) as error:
+            raise Corrupt(f"{folder} lacks {error}, so it is no bundle; run `miss materialize` again") from error
+        if len(sizes) != 1:
+            raise Corrupt(
+                f"{folder} has tables of {min(sizes)} and of {max(sizes)} items; run `miss materialize` again"
+            )
+        super().__init__(folder / GRAPH, n_items=len(self.item_id), beam=beam, threads=threads)
+        self.counts: NDArray[np.int64] = counts
+        self._by_popularity = np.lexsort((np.arange(self.n_items), -counts))
+        self._index = {str(item): index for index, item in enumerate(self.item_id)}
+        stored = folder / HISTORIES
+        self.histories = StoredHistories.load(stored, n_items=self.n_items) if stored.exists() else None
+
+    # -- by index ------------------------------------------------------------------------------------------------------
+
+    def recommend(
+        self,
+        histories: Sequence[NDArray[np.integer]],
+        k: int,
+        *,
+        exclude: Sequence[NDArray[np.integer]] | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """See `Retriever.recommend`; BadInput also for k beyond the beam and for an index outside the catalogue.
+
+        Of a history longer than the bundle's `max_history` the newest part is read; all of it is excluded.
+        """
+        histories = [self._indices(history) for history in histories]
+        # once each: what is excluded is padded to the longest of a batch
+        gone = [np.unique(self._indices(each)) for each in (histories if exclude is None else exclude)]
+        if len(gone) != len(histories):
+            raise BadInput(f"{len(histories)} histories came with {len(gone)} lists of excluded items; give one each")
+        read = [history[-self.max_history :] for history in histories] if self.max_history else histories
+        return super().recommend(read, k, exclude=gone)
+
+    def _indices(self, items: NDArray[np.integer]) -> NDArray[np.int64]:
+        indices = np.asarray(items)
+        if not len(indices):
+            return np.zeros(0, dtype=np.int64)
+        if indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer):
+            raise BadInput(
+                f"a history is one row of item indices, not {indices.dtype} of shape {indices.shape}; give integers"
+            )
+        odd = (indices < 0) | (indices >= self.n_items)
+        if odd.any():
+            raise BadInput(
+                f"item index {int(indices[odd][0])} is not in the catalogue, which has 0 to {self.n_items - 1}"
+            )
+        return indices.astype(np.int64)
+
+    # -- by id ---------------------------------------------------------------------------------------------------------
+
+    def recommend_ids(
+        self, history_ids: Sequence[str], k: int, *, exclude_ids: Sequence[str] = ()
+    ) -> list[Recommended]:
+        """Best k items after `history_ids` (oldest first), neither of it nor of `exclude_ids`; fewer where no more are left.
+
+        Raises BadInput for ids the model does not know, naming them, and for k out of range.
+        """
+        return self._answer(self.to_indices(history_ids), k, exclude_ids)
+
+    def recommend_user(self, user: str, k: int, *, exclude_ids: Sequence[str] = ()) -> list[Recommended] | None:
+        """The same after the history that the bundle holds of `user`; None where it holds none."""
+        history = self.histories.lookup(user) if self.histories is not None else None
+        return None if history is None else self._answer(history.astype(np.int64), k, exclude_ids)
+
+    def popular_items(self, k: int, *, exclude_ids: Sequence[str] = ()) -> list[Recommended]:
+        """The k items with most behaviors, which are their scores: what to offer a user nothing is known of.
+
+        Raises as `recommend_ids` does.
+        """
+        check_k(k, self.n_items)
+        left = self._by_popularity[~np.isin(self._by_popularity, self.to_indices(exclude_ids))][:k]
+        return self._named(left, self.counts[left])
+
+    def to_indices(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
+        """(n,) int64 indices of ids; BadInput naming those the catalogue does not have."""
+        unknown = list(dict.fromkeys(item for item in item_ids if item not in self._index))
+        if unknown:
+            told = ", ".join(repr(item) for item in unknown[:5]) + (
+                f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            )
+            raise BadInput(
+                f"the promoted model does not know item {told}; leave it out, or ingest it and run `miss materialize`"
+            )
+        return np.array([self._index[item] for item in item_ids], dtype=np.int64)
+
+    def _answer(self, history: NDArray[np.int64], k: int, exclude_ids: Sequence[str]) -> list[Recommended]:
+        gone = np.concatenate([history, self.to_indices(exclude_ids)])
+        items, scores = self.recommend([history], k, exclude=[gone])
+        found = items[0] >= 0
+        return self._named(items[0][found], scores[0][found])
+
+    def _named(self, items: NDArray[np.int64], scores: NDArray[Any]) -> list[Recommended]:
+        return [
+            Recommended(item_id=str(self.item_id[item]), title=str(self.title[item]), score=float(score))
+            for item, score in zip(items, scores, strict=True)
+        ]
+
+    # -- the gate ------------------------------------------------------------------------------------------------------
+
+    def check_golden(self) -> int:
+        """Answer the bundle's golden requests; returns how many there are, raises Corrupt where an answer differs."""
+        return check_golden(self.folder, self)

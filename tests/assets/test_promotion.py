@@ -1,0 +1,435 @@
+"""Promotion: no version serves without a verdict for exactly its bytes, and no kill leaves aliases and ledger apart."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from assets.promotion import Promotion, status
+from assets.stores.champion import NOTE
+from assets.stores.registry import CHALLENGER, CHAMPION, PREVIOUS, ModelVersionInfo, Registry
+from assets.stores.warehouse import Warehouse
+from model.errors import BadInput, NotReady, Refused
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+RULES = [{"name": "parity", "value": 0.0, "bound": 1e-4, "baseline": None, "passed": True, "note": "internal"}]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no handler of the code under test may see it coming."""
+
+
+class World:
+    """A registry and a warehouse in memory; `fuse` kills at the n-th write, before or after it took effect."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, ModelVersionInfo] = {}
+        self.names: dict[str, str] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.verdicts: dict[str, dict[str, Any]] = {}
+        self.clock, self.fuse, self.after = START, -1, False
+
+    def _write(self, effect: Callable[[], Any]) -> None:
+        self.fuse -= 1
+        if self.fuse == 0 and not self.after:
+            raise Killed
+        effect()
+        if self.fuse == 0:
+            raise Killed
+
+    # the registry
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        yield
+
+    def version(self, version: str) -> ModelVersionInfo:
+        if version not in self.held:
+            raise BadInput(f"no version {version}")
+        aliases = tuple(sorted(alias for alias, each in self.names.items() if each == version))
+        return replace(self.held[version], aliases=aliases)
+
+    def aliases(self) -> dict[str, str]:
+        return dict(self.names)
+
+    def by_alias(self, alias: str) -> ModelVersionInfo | None:
+        return self.version(self.names[alias]) if alias in self.names else None
+
+    def set_alias(self, alias: str, version: str) -> None:
+        self._write(lambda: self.names.update({alias: version}))
+
+    def delete_alias(self, alias: str) -> None:
+        if alias in self.names:
+            self._write(lambda: self.names.pop(alias))
+
+    def set_tags(self, version: str, tags: dict[str, str]) -> None:
+        self._write(lambda: self.held[version].tags.update(tags))
+
+    def delete_tag(self, version: str, name: str) -> None:
+        if name in self.held[version].tags:
+            self._write(lambda: self.held[version].tags.pop(name))
+
+    # the warehouse
+
+    def verdict(self, bundle_digest: str) -> dict[str, Any] | None:
+        return self.verdicts.get(bundle_digest)
+
+    def append_ledger(self, **row: str) -> int:
+        self._write(lambda: self.rows.append({"seq": len(self.rows) + 1, "at": self.clock.isoformat()} | row))
+        return len(self.rows)
+
+    def ledger(self) -> list[dict[str, Any]]:
+        return [dict(row) for row in self.rows]
+
+    def counts(self) -> dict[str, int]:
+        return {"items": 3, "users": 2, "behaviors": 9}
+
+    # what happens around
+
+    def add(self, version: str, *, passed: bool | None = True) -> str:
+        digest = version * 64
+        self.held[version] = ModelVersionInfo(
+            version=version, digest=digest, run_id="r", tags={}, aliases=(), description="", created_at=0.0
+        )
+        self.names[CHALLENGER] = version
+        if passed is not None:
+            self.judge(version, passed=passed)
+        return version
+
+    def judge(self, version: str, *, passed: bool = True, **document: Any) -> None:
+        digest = self.held[version].digest
+        created = self.clock.replace(tzinfo=None).isoformat()
+        document = {"rules": RULES} | document
+        self.verdicts[digest] = {
+            "bundle_digest": digest,
+            "created_at": created,
+            "passed": passed,
+            "document": document,
+        }
+
+    def promotion(self) -> Promotion:
+        return Promotion(self, self, now=lambda: self.clock)  # type: ignore[arg-type]
+
+    def story(self) -> list[tuple[str, str, str]]:
+        return [(row["action"], row["version"], row["actor"]) for row in self.rows]
+
+
+@pytest.fixture
+def world() -> World:
+    """Version 1 is champion, 2 waits with a good verdict."""
+    world = World()
+    world.promotion().bootstrap(world.add("1"))
+    world.add("2")
+    return world
+
+
+def test_the_first_version_that_passed_is_promoted_alone_and_later_ones_wait(world: World) -> None:
+    assert world.names == {CHAMPION: "1", CHALLENGER: "2"}
+    assert world.story() == [("bootstrap", "1", "miss")]
+    assert world.promotion().bootstrap("2") is None
+    first = world.promotion().bootstrap("1")
+    assert first is not None
+    assert first.version == "1"
+    assert world.names == {CHAMPION: "1", CHALLENGER: "2"}
+    assert len(world.rows) == 1
+
+
+def test_promote_and_roll_back_move_both_aliases_and_are_written_down(world: World) -> None:
+    promoted = world.promotion().promote("2", actor="ann", reason="better recall")
+    assert promoted.aliases == (CHAMPION,)
+    assert world.names == {CHAMPION: "2", PREVIOUS: "1"}
+    assert world.rows[-1] | {"at": "", "seq": 0} == {
+        "seq": 0,
+        "at": "",
+        "actor": "ann",
+        "action": "promote",
+        "version": "2",
+        "bundle_digest": "2" * 64,
+        "reason": "better recall",
+    }
+    world.promotion().promote("2", actor="ann", reason="again")
+    assert len(world.rows) == 2, "promoting the champion again is no event"
+    assert world.promotion().rollback(actor="bob", reason="complaints").version == "1"
+    assert world.names == {CHAMPION: "1", PREVIOUS: "2"}
+    assert world.promotion().rollback(actor="bob", reason="they were wrong").version == "2"
+    assert world.story()[2:] == [("rollback", "1", "bob"), ("rollback", "2", "bob")]
+    assert not any(NOTE in each.tags for each in world.held.values())
+
+
+def _missing(world: World) -> None:
+    world.verdicts.pop("2" * 64)
+
+
+def _failed(world: World) -> None:
+    world.judge("2", passed=False, rules=[{"name": "beats popularity", "passed": False}])
+
+
+def _inconsistent(world: World) -> None:
+    world.judge("2", rules=[{"name": "tree", "passed": False}])
+
+
+def _other_bundle(world: World) -> None:
+    world.judge("2", bundle_digest="9" * 64)
+
+
+def _changed_bytes(world: World) -> None:
+    world.held["2"] = replace(world.held["2"], digest="9" * 64)
+
+
+def _expired(world: World) -> None:
+    world.clock += timedelta(days=7, seconds=1)
+
+
+def _by_hand(world: World) -> None:
+    world.held["2"] = replace(world.held["2"], digest="")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_missing, "there is no verdict for bundle 2222222222222222"),
+        (_failed, r"the gate failed version 2 \(beats popularity\)"),
+        (_inconsistent, r"the gate failed version 2 \(tree\)"),
+        (_other_bundle, "is for bundle 9999999999999999, not 2222222222222222"),
+        (_changed_bytes, "there is no verdict for bundle 9999999999999999"),
+        (_expired, "older than 7 days"),
+        (_by_hand, "has no digest"),
+    ],
+)
+def test_without_a_good_fresh_verdict_for_these_bytes_nothing_moves_and_the_refusal_is_written_down(
+    world: World, spoil: Callable[[World], None], words: str
+) -> None:
+    spoil(world)
+    with pytest.raises(Refused, match=words) as refused:
+        world.promotion().promote("2", actor="ann", reason="please")
+    assert "miss materialize" in str(refused.value) or "train another" in str(refused.value)
+    assert world.names == {CHAMPION: "1", CHALLENGER: "2"}
+    assert world.story() == [("bootstrap", "1", "miss"), ("refuse", "2", "ann")]
+    empty = World()
+    empty.clock = world.clock
+    empty.held, empty.verdicts = {"2": world.held["2"]}, world.verdicts
+    with pytest.raises(Refused, match=words):
+        empty.promotion().bootstrap("2")
+    assert empty.names == {}
+
+
+def test_a_verdict_of_seven_days_is_still_good(world: World) -> None:
+    world.clock += timedelta(days=7)
+    assert world.promotion().promote("2", actor="ann", reason="late").version == "2"
+
+
+def test_what_is_not_there_is_said(world: World) -> None:
+    with pytest.raises(BadInput):
+        world.promotion().promote("77", actor="ann", reason="typo")
+    with pytest.raises(NotReady, match=r"no previous version.*miss promote"):
+        world.promotion().rollback(actor="ann", reason="now")
+    assert len(world.rows) == 1
+
+
+def test_rolling_back_does_not_wait_for_a_new_verdict_but_never_goes_to_one_that_failed(world: World) -> None:
+    world.promotion().promote("2", actor="ann", reason="x")
+    world.clock += timedelta(days=300)
+    assert world.promotion().rollback(actor="bob", reason="x").version == "1"
+    world.judge("2", passed=False)
+    with pytest.raises(Refused, match="the gate failed version 2"):
+        world.promotion().rollback(actor="bob", reason="x")
+    assert world.names[CHAMPION] == "1"
+
+
+OPERATIONS: dict[str, Callable[[World], Any]] = {
+    "bootstrap": lambda world: world.promotion().bootstrap("1"),
+    "promote": lambda world: world.promotion().promote("3", actor="ann", reason="better"),
+    "rollback": lambda world: world.promotion().rollback(actor="bob", reason="worse"),
+}
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("again_after_days", [0, 30])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_killed_at_any_write_and_run_again_it_ends_as_if_nothing_had_happened(
+    name: str, after: bool, again_after_days: int
+) -> None:
+    def prepared() -> World:
+        world = World()
+        world.add("1")
+        if name != "bootstrap":
+            world.promotion().bootstrap("1")
+            world.promotion().promote(world.add("2"), actor="ann", reason="first")
+            world.add("3")
+        return world
+
+    whole = prepared()
+    OPERATIONS[name](whole)
+    kills = 0
+    for fuse in range(1, 20):
+        world = prepared()
+        world.fuse, world.after = fuse, after
+        try:
+            OPERATIONS[name](world)
+        except Killed:
+            kills += 1
+        else:
+            break
+        world.fuse = -1
+        if name == "rollback" and (world.names, world.story(), fuse) == (whole.names, whole.story(), kills):
+            notes = [NOTE in each.tags for each in world.held.values()]
+            if not any(notes):
+                continue  # all was done before the kill: another `rollback` means another one
+        moved = world.names.get(CHAMPION) == whole.names[CHAMPION]
+        world.clock += timedelta(days=again_after_days)
+        if again_after_days and not moved and name != "rollback":
+            with pytest.raises(Refused, match="older"):  # nothing was begun that could be seen: a new decision
+                OPERATIONS[name](world)
+            continue
+        OPERATIONS[name](world)
+        assert (world.names, world.story()) == (whole.names, whole.story()), fuse
+        assert [each.tags for each in world.held.values()] == [each.tags for each in whole.held.values()]
+        assert world.rows[-1]["reason"] == whole.rows[-1]["reason"], "who and why survive the kill"
+    assert kills >= 4
+
+
+def test_an_alias_moved_by_hand_is_an_approval_only_with_a_good_verdict(world: World) -> None:
+    world.names[CHAMPION] = "2"
+    assert world.promotion().reconcile() == {
+        "action": "promote",
+        "actor": "mlflow",
+        "reason": "alias champion was moved by hand",
+        "version": "2",
+    }
+    assert world.names == {CHAMPION: "2", PREVIOUS: "1"}
+    assert world.promotion().reconcile() is None
+    world.names[CHAMPION] = world.add("3", passed=None)
+    done = world.promotion().reconcile()
+    assert done is not None
+    assert (done["action"], done["version"]) == ("refuse", "3")
+    assert "put back: there is no verdict" in done["reason"]
+    assert world.names == {CHAMPION: "2", PREVIOUS: "1", CHALLENGER: "3"}
+    del world.names[CHAMPION]
+    done = world.promotion().reconcile()
+    assert done is not None
+    assert "deleted by hand" in done["reason"]
+    assert world.names[CHAMPION] == "2"
+    world.clock += timedelta(days=90)
+    world.names[CHAMPION] = "1"  # by hand, to the one that was champion before: a rollback
+    done = world.promotion().reconcile()
+    assert done is not None
+    assert done["action"] == "rollback"
+    assert world.names[PREVIOUS] == "2"
+    assert [row["action"] for row in world.rows] == ["bootstrap", "promote", "refuse", "refuse", "rollback"]
+
+
+def test_a_first_champion_set_by_hand_without_a_verdict_is_taken_away() -> None:
+    world = World()
+    world.names[CHAMPION] = world.add("1", passed=None)
+    done = world.promotion().reconcile()
+    assert done is not None
+    assert done["action"] == "refuse"
+    assert CHAMPION not in world.names
+
+
+def test_a_note_left_by_a_kill_is_not_believed_for_another_move(world: World) -> None:
+    world.fuse, world.after = 1, True
+    with pytest.raises(Killed):  # after the note on version 2, before its alias
+        world.promotion().promote("2", actor="ann", reason="never finished")
+    world.fuse = -1
+    world.promotion().promote(world.add("3"), actor="bob", reason="another")
+    world.names[CHAMPION] = "2"
+    done = world.promotion().reconcile()
+    assert done is not None
+    assert done["actor"] == "mlflow"
+
+
+STEPS = st.sampled_from(
+    ["add", "add unjudged", "add failed", "promote", "rollback", "hand", "drop", "expire", "reconcile"]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(STEPS, st.integers(0, 9), st.integers(0, 12), st.booleans()), max_size=14))
+def test_no_sequence_of_events_ends_with_a_champion_that_never_passed(steps: list[tuple[str, int, int, bool]]) -> None:
+    world = World()
+    for step, which, fuse, after in steps:
+        world.fuse, world.after = fuse or -1, after
+        with contextlib.suppress(Killed, Refused, NotReady, BadInput):
+            version = str(which)
+            if step.startswith("add") and version not in world.held:
+                world.add(version, passed={"add": True, "add unjudged": None, "add failed": False}[step])
+                world.promotion().bootstrap(version)
+            elif step == "promote":
+                world.promotion().promote(version, actor="ann", reason="x")
+            elif step == "rollback":
+                world.promotion().rollback(actor="ann", reason="x")
+            elif step == "hand" and version in world.held:
+                world.names[CHAMPION] = version
+            elif step == "drop":
+                world.names.pop(CHAMPION, None)
+            elif step == "expire":
+                world.clock += timedelta(days=4)
+            elif step == "reconcile":
+                world.promotion().reconcile()
+    world.fuse = -1
+    world.promotion().reconcile()
+    moves = [row for row in world.rows if row["action"] != "refuse"]
+    assert all(world.verdicts[row["bundle_digest"]]["passed"] for row in moves)
+    assert world.names.get(CHAMPION) == (moves[-1]["version"] if moves else None)
+    assert world.names.get(PREVIOUS) == (moves[-2]["version"] if len(moves) > 1 else None)
+    assert world.promotion().reconcile() is None, "a second look finds nothing to do"
+
+
+def test_on_real_stores_a_kill_between_alias_and_ledger_is_finished(
+    registry: Registry, bundle: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = Warehouse(tmp_path / "warehouse.duckdb")
+    promotion = Promotion(warehouse, registry)
+    empty = {"champion": None, "challenger": None, "warehouse": {"items": 0, "users": 0, "behaviors": 0}}
+    assert status(warehouse, registry) == empty
+    versions = []
+    for text in ("a", "b"):
+        with registry.run("candidate") as run:
+            versions.append(registry.register(bundle(text), run_id=run.run_id))
+        digest = registry.version(versions[-1]).digest
+        warehouse.record_verdict(digest, True, {"passed": True, "rules": RULES, "bundle_digest": digest})
+        promotion.bootstrap(versions[-1])
+    told = status(warehouse, registry)
+    assert (told["champion"]["version"], told["challenger"]["version"]) == ("1", "2")
+    rule = {"name": "parity", "value": 0.0, "bound": 1e-4, "baseline": None, "passed": True}
+    assert told["champion"]["verdict"] == {"passed": True, "rules": [rule]}
+    assert set(told["champion"]["digests"]) == {"bundle", "retrieval.onnx", "evaluation.json"}
+
+    def killed(**row: str) -> int:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(warehouse, "append_ledger", killed)
+        with pytest.raises(Killed):
+            promotion.promote("2", actor="ann", reason="better")
+    assert registry.aliases()[CHAMPION] == "2"
+    assert [row["action"] for row in warehouse.ledger()] == ["bootstrap"]
+    assert Promotion(warehouse, registry).promote("2", actor="someone else", reason="again").version == "2"
+    rows = [(row["action"], row["version"], row["actor"], row["reason"]) for row in warehouse.ledger()]
+    assert rows[1:] == [("promote", "2", "ann", "better")]
+    assert registry.aliases() == {CHAMPION: "2", PREVIOUS: "1"}
+    assert NOTE not in registry.version("2").tags
+    assert promotion.rollback(actor="bob", reason="worse").version == "1"
+    assert registry.aliases() == {CHAMPION: "1", PREVIOUS: "2"}
+    assert [each.tags.get(NOTE) for each in registry.versions()] == [None, None]
+    assert status(warehouse, registry)["champion"]["version"] == "1"
+    promotion.promote("2", actor="ann", reason="it was not the model")
+    assert registry.aliases() == {CHAMPION: "2", PREVIOUS: "1"}
+    with registry.run("untested") as run:
+        third = registry.register(bundle("c"), run_id=run.run_id)
+    with pytest.raises(Refused, match="no verdict"):
+        promotion.promote(third, actor="ann", reason="hurry")
+    registry.set_alias(CHAMPION, third)
+    done = promotion.reconcile()
+    assert done is not None
+    assert done["action"] == "refuse"
+    assert registry.aliases() == {CHAMPION: "2", PREVIOUS: "1", CHALLENGER: third}

@@ -1,0 +1,94 @@
+"""A bundle as small as can be: a real tree, an untrained scorer and its exported search; made once per test session."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.files import publish_dir, write_json, write_npz
+from model.golden import write_golden
+from model.onnx_search import OnnxSearch
+
+N_ITEMS, BEAM, N_USERS = 60, 20, 12
+ITEM_IDS = np.array(sorted([*(f"item-{i:02d}" for i in range(N_ITEMS - 2)), "it's a café ☕", 'odd "one"']))
+USER_IDS = np.array(sorted([*(f"user-{u:02d}" for u in range(N_USERS - 1)), "zoë o'neil"]))
+RECALLS = ("recall@10", "recall@20", "recall@50", "recall@100", "recall@200")
+
+
+def histories() -> list[np.ndarray]:
+    """One history a user, from 0 to some 40 behaviors."""
+    rng = np.random.default_rng(1)
+    return [rng.integers(0, N_ITEMS, 4 * user).astype(np.int32) for user in range(N_USERS)]
+
+
+def evaluation(*, simulated: bool = True) -> dict[str, Any]:
+    """What `evaluation.json` holds."""
+    rows = [
+        {"retriever": name, "users": N_USERS} | dict.fromkeys(RECALLS, value) | {"ndcg@10": value / 2, "seconds": 0.5}
+        for name, value in (("MISS (tree, ONNX)", 0.3), ("popularity", 0.1))
+    ]
+    return {"dataset": "tiny", "simulated": simulated, "split": "test", "rows": rows}
+
+
+@functools.cache
+def _exported() -> Path:
+    """Folder with tree.npz and retrieval.onnx; the export is what takes its time."""
+    import torch
+
+    from model.beam_search import BeamSearch
+    from model.index_tree import build_tree
+    from model.lifelong import LifelongConfig
+    from model.onnx_export import export_search
+    from model.scorer import MISS, ScorerConfig
+
+    folder = Path(tempfile.mkdtemp(prefix="miss-tiny-bundle-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    tree = build_tree(np.random.default_rng(0).standard_normal((N_ITEMS, 8)).astype(np.float32))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MISS(
+            tree, ScorerConfig(d=16, window=8, lifelong=LifelongConfig(kept=16, top_k=8, probes=4), dropout=0.0)
+        )
+        torch.nn.init.normal_(model.node_embedding, std=0.5)
+    tree.save(folder / "tree.npz")
+    export_search(BeamSearch(model, tree, beam=BEAM), folder / "retrieval.onnx")
+    return folder
+
+
+def publish(target: Path, *, note: str = "", golden: bool = True) -> Path:
+    """Publish the bundle at `target`; another `note`, another digest."""
+
+    def build(folder: Path) -> dict[str, Any]:
+        for file in _exported().iterdir():
+            shutil.copy(file, folder)
+        users = histories()
+        titles = np.array([f"Title of {item}" for item in ITEM_IDS])
+        categories = np.array(["odd, even"] * N_ITEMS)
+        write_npz(folder / "items.npz", {"item_id": ITEM_IDS, "title": titles, "categories": categories})
+        items = np.concatenate(users)
+        write_npz(folder / "popularity.npz", {"counts": np.bincount(items, minlength=N_ITEMS).astype(np.int64)})
+        offsets = np.concatenate([[0], np.cumsum([len(h) for h in users])]).astype(np.int64)
+        write_npz(folder / "histories.npz", {"user_id": USER_IDS, "offsets": offsets, "items": items})
+        write_json(folder / "evaluation.json", evaluation())
+        search = OnnxSearch(folder / "retrieval.onnx", n_items=N_ITEMS, beam=BEAM, threads=1)
+        if note:
+            (folder / "note.txt").write_text(note)
+        if golden:
+            write_golden(folder, search, users, k=5)
+        model = {"beam": BEAM, "max_history": 1000, "n_items": N_ITEMS}
+        return {
+            "model": model,
+            "dataset": "tiny",
+            "simulated": True,
+            "data_versions": {},
+            "code_version": "1",
+        }
+
+    publish_dir(target, build)
+    return target
