@@ -156,8 +156,8 @@ def train_dense(
                 weights=weights,
             )
             norms += stage.step(loss)
-            sums += [float(loss), *by_level.tolist()]
-            bar.set_postfix(loss=f"{float(loss):.3f}")
+            sums += [loss.item(), *by_level.tolist()]
+            bar.set_postfix(loss=f"{loss.item():.3f}")
         point = {"loss": sums[0] / steps, "gradient_norm": norms / steps}
         point |= {f"loss_level_{h}": value / steps for h, value in zip(levels, sums[1:], strict=True)}
         return point | {"validation_ndcg@10": exact_ndcg(model, validation)}

@@ -82,6 +82,6 @@ def _batches(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     while begin < len(order):
         size = min(_BATCH, len(order) - begin)
         while size > 1 and size * lengths[order[begin + size - 1]] > _BATCH_BEHAVIORS:
-            size -= -(-size // 2)
+            size //= 2
         yield order[begin : begin + size]
         begin += size

@@ -38,7 +38,7 @@ def _schedule(step: int, total: int, warmup: int) -> float:
 
 
 class Checkpoint:
-    """State of one stage in one file, replaced atomically; read with weights_only, so that it can hold tensors and numbers alone."""
+    """State of one stage in one file, replaced atomically; read with weights_only: tensors and plain numbers alone."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -113,7 +113,7 @@ class Stage:
             if len(self.curve) - 1 - self._best_epoch() >= self.patience:
                 break
             torch.manual_seed(int(stage_rng(self.seed, self.name, epoch).integers(2**62)))
-            point = epoch_fn(epoch)
+            point = {name: float(value) for name, value in epoch_fn(epoch).items()}  # plain numbers: all a checkpoint may hold
             self.curve.append(point)
             if self._best_epoch() == len(self.curve) - 1:
                 self.best = self._copy()

@@ -63,7 +63,12 @@ def test_same_vectors_same_bytes_whatever_the_thread_count(tmp_path: Path) -> No
     digests = set()
     for threads in ("1", "2"):
         path = tmp_path / f"{threads}.npz"
-        subprocess.run([sys.executable, "-c", program, path], check=True, env={"OMP_NUM_THREADS": threads, "PATH": ""}, cwd=Path.cwd())
+        subprocess.run(
+            [sys.executable, "-c", program, path],
+            check=True,
+            env={"OMP_NUM_THREADS": threads, "PATH": ""},
+            cwd=Path.cwd(),
+        )
         digests.add(digest_file(path))
     assert len(digests) == 1
     assert check_tree(IndexTree.load(path))["passed"]

@@ -53,7 +53,11 @@ def tree() -> IndexTree:
 
 def test_level_loss_is_cross_entropy_and_so_are_its_gradients() -> None:
     torch.manual_seed(0)
-    h, e, bias = torch.randn(600, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True), torch.randn(30, requires_grad=True)
+    h, e, bias = (
+        torch.randn(600, 8, requires_grad=True),
+        torch.randn(30, 8, requires_grad=True),
+        torch.randn(30, requires_grad=True),
+    )
     targets = torch.stack([torch.randint(0, 10, (600,)), torch.randint(0, 20, (600,))], dim=1)
     loss, by_level = level_softmax_loss(h, e, bias, targets, starts=[0, 10, 30], weights=[1.0, 2.0])
     logits = torch.addmm(bias, h, e.T)
@@ -172,7 +176,9 @@ def test_onnx_runtime_answers_as_torch_does(tree: IndexTree, name: str, tmp_path
     search = BeamSearch(make_model(tree, VARIANTS[name]), tree, beam=8)
     export_search(search, tmp_path / "a.onnx")
     rng = np.random.default_rng(0)
-    report = check_parity(search, tmp_path / "a.onnx", [rng.integers(0, ITEMS, rng.integers(0, 40)) for _ in range(150)], k=8)
+    report = check_parity(
+        search, tmp_path / "a.onnx", [rng.integers(0, ITEMS, rng.integers(0, 40)) for _ in range(150)], k=8
+    )
     assert report["max_abs_score_error"] <= 1e-4
     assert report["topk_equal_share"] >= 0.999
     assert {1, 2, 7, 64} <= set(report["batches"])
@@ -181,11 +187,15 @@ def test_onnx_runtime_answers_as_torch_does(tree: IndexTree, name: str, tmp_path
     items, _, co, mm = onnx.run(pad_left([np.arange(9)]).numpy(), np.full((1, 1), -1))
     assert (items >= 0).all(), "nothing was excluded, so the beam is full"
     if name == "both":
-        assert set(co[0][co[0] >= 0]) == set(range(9)) == set(mm[0][mm[0] >= 0]), "fewer behaviors than kept: all are named"
+        assert set(co[0][co[0] >= 0]) == set(range(9)) == set(mm[0][mm[0] >= 0]), (
+            "fewer behaviors than kept: all are named"
+        )
 
 
 def test_parity_check_finds_a_graph_of_another_model(tree: IndexTree, tmp_path: Path) -> None:
     config = VARIANTS["short only"]
     export_search(BeamSearch(make_model(tree, config, seed=1), tree, beam=4), tmp_path / "b.onnx")
-    report = check_parity(BeamSearch(make_model(tree, config, seed=2), tree, beam=4), tmp_path / "b.onnx", [np.arange(5)], k=4)
+    report = check_parity(
+        BeamSearch(make_model(tree, config, seed=2), tree, beam=4), tmp_path / "b.onnx", [np.arange(5)], k=4
+    )
     assert report["max_abs_score_error"] > 1e-3
