@@ -69,7 +69,11 @@ def candidate(
         "candidate", code_version="1", config={}, inputs=dict(made), build=build
     )
     version = log_run(stores, artifact, made, dagster_run_id=context.run_id, log=context.log.info)
-    return materialized(artifact, reused=reused, model_version=version, bundle_digest=artifact.data_version)
+    run_id = stores.registry.version(version).run_id
+    context.instance.add_run_tags(context.run_id, {"mlflow/run_id": run_id})
+    return materialized(
+        artifact, reused=reused, model_version=version, bundle_digest=artifact.data_version, mlflow_run_id=run_id
+    )
 
 
 @dg.asset_check(asset=candidate, blocking=True, description="the gate: may this bundle be served?")

@@ -5,9 +5,9 @@
 - It fails closed. A value that is missing, NaN or infinite, an empty report, other users than the champion's, a baseline that was
   not evaluated: each fails its rule and says so in the rule's note. `Rule` itself refuses to be passed without a value, and
   `Verdict.passed` is computed from the rules, on the way in from JSON as well.
-- Quality is Recall@50. Against the baselines the point estimate must be strictly higher, and the paired interval is noted. Against the
-  champion, on the same users: point estimate not below 0, and the lower end of the paired 95 % bootstrap interval (2,000 resamples) not
-  below -1 % of the champion's value. The bundle that is champion already passes.
+- Quality is Recall@50. Against the baselines the point estimate must be strictly higher, and the paired interval is noted.
+  Against the champion, on the same users: point estimate not below 0, and the lower end of the paired 95 % bootstrap interval
+  (2,000 resamples) not below -1 % of the champion's value. The bundle that is champion already passes.
 - Latency has an absolute bound, and one relative to the champion measured in the same run, with a few ms of slack for the clock.
 - Not covered here: age of a verdict, who approved, and the checks of the data contract; rules made elsewhere join through `extra`.
 """
@@ -167,7 +167,7 @@ class Verdict:
             raise Corrupt(f"a stored verdict names a bundle by {digests[0]!r}, which is no digest; run the gate again")
         if claimed is not verdict.passed:
             raise Corrupt(
-                f"the stored verdict for {verdict.bundle_digest} says passed = {claimed!r} against its own rules; run the gate again"
+                f"the stored verdict for {verdict.bundle_digest} says passed = {claimed!r}, its rules do not; run the gate again"
             )
         return verdict
 

@@ -99,8 +99,9 @@ class EvaluationSet:
 
     def save(self, path: Path) -> None:
         """Write to one .npz."""
-        seen: dict[str, NDArray[Any]] = {"offsets": self.seen.offsets, "items": self.seen.items, "n_items": np.array(self.seen.n_items)}
-        write_npz(path, {**seen, "users": self.users, "targets": self.targets, "split": np.array(self.split)})
+        arrays: dict[str, NDArray[Any]] = {"offsets": self.seen.offsets, "items": self.seen.items}
+        arrays |= {"n_items": np.array(self.seen.n_items), "split": np.array(self.split)}
+        write_npz(path, arrays | {"users": self.users, "targets": self.targets})
 
     @classmethod
     def load(cls, path: Path) -> EvaluationSet:

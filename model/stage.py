@@ -113,7 +113,9 @@ class Stage:
             if len(self.curve) - 1 - self._best_epoch() >= self.patience:
                 break
             torch.manual_seed(int(stage_rng(self.seed, self.name, epoch).integers(2**62)))
-            point = {name: float(value) for name, value in epoch_fn(epoch).items()}  # plain numbers: all a checkpoint may hold
+            point = {
+                name: float(value) for name, value in epoch_fn(epoch).items()
+            }  # plain numbers: all a checkpoint may hold
             self.curve.append(point)
             if self._best_epoch() == len(self.curve) - 1:
                 self.best = self._copy()

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.errors import BadInput
-from model.histories import EvaluationSet, Histories, left_padded, leave_one_out
+from model.histories import EvaluationSet, Histories, leave_one_out, left_padded
 
 
 def _of(rows: list[list[int]], n_items: int = 10) -> Histories:
     offsets = np.concatenate([[0], np.cumsum([len(r) for r in rows])]).astype(np.int64)
-    return Histories(offsets=offsets, items=np.array(sum(rows, []), dtype=np.int32), n_items=n_items)
+    return Histories(offsets=offsets, items=np.array([i for row in rows for i in row], dtype=np.int32), n_items=n_items)
 
 
 @settings(deadline=None)

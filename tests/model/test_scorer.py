@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planted import ring_vectors
 
 from model.beam_search import BeamSearch, start_level
 from model.dense_training import pad_left
@@ -21,7 +22,6 @@ from model.onnx_export import check_parity, export_search
 from model.onnx_search import OnnxSearch
 from model.scorer import MISS, ScorerConfig
 from model.tree_retriever import TreeRetriever
-from planted import ring_vectors
 
 ITEMS = 41
 LIFELONG = LifelongConfig(top_k=5, kept=12, probes=4)
