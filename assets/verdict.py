@@ -43,7 +43,7 @@ def bundle_bytes(bundle: Path) -> int:
 def judge_bundle(stores: Stores, candidate: Artifact, *, log: Callable[[str], None]) -> dict[str, Any]:
     """Judge the registered bytes of a candidate against baselines and champion; records and returns the verdict."""
     from assets.evaluation import saved_evaluations
-    from model.gate import Measured, Rule, judge
+    from model.gate import GateConfig, Measured, Rule, judge
 
     registry = stores.registry
 
@@ -73,16 +73,19 @@ def judge_bundle(stores: Stores, candidate: Artifact, *, log: Callable[[str], No
             latency_ms=probe(rival)["p95_ms"],
             bundle_bytes=bundle_bytes(rival),
         )
+    tree = IndexTree.load(bundle / "tree.npz")
     verdict = judge(
         registered.digest,
         Measured(evaluation=own, latency_ms=probed["p95_ms"], bundle_bytes=bundle_bytes(bundle)),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        tree=check_tree(IndexTree.load(bundle / "tree.npz")),
+        tree=check_tree(tree),
         parity=read_json(bundle / "parity.json"),
         baselines=baselines,
         champion_digest=None if champion is None or current is None else current.digest,
         champion=champion,
         extra=(fresh,),
+        # on a small catalogue everybody finds the target among fifty: a twentieth of it still tells retrievers apart
+        config=GateConfig(k=min(GateConfig.k, max(5, tree.n_items // 20))),
     )
     document = verdict.to_json()
     stores.warehouse.record_verdict(registered.digest, verdict.passed, document)

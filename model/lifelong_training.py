@@ -174,7 +174,7 @@ def train_lifelong(
         bar = tqdm(
             _samples(train, config, rng), desc=f"lifelong {number + 1}/{config.epochs}", leave=False, mininterval=1.0
         )
-        for before, target in bar:
+        for done, (before, target) in enumerate(bar, 1):
             level = tree.depth if rng.random() < 0.5 else int(rng.choice(levels))
             history = pad_left(before, max(width, max(map(len, before))))
             user = model.read(history, tables, first_level)
@@ -190,7 +190,7 @@ def train_lifelong(
             loss = (torch.logsumexp(torch.where(counts, logits, -1e4), 1) - logits[:, 0]).mean()
             norm = stage.step(loss)
             sums += [loss.item(), dense_loss.item(), norm]
-            bar.set_postfix(gain=f"{sums[1] - sums[0]:.2f}")
+            bar.set_postfix(gain=f"{(sums[1] - sums[0]) / done:.3f}")
         loss_, dense_, norm_ = (float(x) for x in sums / steps)
         score = search_ndcg(model, tree, validation, beam=beam, users=config.validation_users)
         return {"loss": loss_, "loss_dense": dense_, "gradient_norm": norm_, "validation_ndcg@10": score}
