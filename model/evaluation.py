@@ -140,7 +140,7 @@ def evaluate(
     evaluation_set: EvaluationSet,
     *,
     ks: Sequence[int] = KS,
-    batch: int = 256,
+    batch: int = 1024,
     counts: NDArray[np.int64] | None = None,
     progress: bool = False,
 ) -> Evaluation:

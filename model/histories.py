@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from model.errors import BadInput
 from model.files import read_npz, write_npz
 
-__all__ = ["EvaluationSet", "Histories", "leave_one_out", "left_padded"]
+__all__ = ["EvaluationSet", "Histories", "leave_one_out", "left_padded", "length_batches"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +123,19 @@ def left_padded(histories: Sequence[NDArray[np.integer]], width: int | None = No
             newest = history[-width:]
             out[row, width - len(newest) :] = newest
     return out
+
+
+def length_batches(lengths: Sequence[int], *, users: int = 64, behaviors: int = 32_768) -> Iterator[NDArray[np.int64]]:
+    """Row numbers in batches of similar length, so that little of a batch is padding: at most `users` rows a batch, and
+    `behaviors` places, padding included, which bounds the memory that long histories take."""
+    order = np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable")
+    begin = 0
+    while begin < len(order):
+        size = min(users, len(order) - begin)
+        while size > 1 and size * lengths[order[begin + size - 1]] > behaviors:
+            size //= 2
+        yield order[begin : begin + size]
+        begin += size
 
 
 def leave_one_out(histories: Histories) -> tuple[Histories, EvaluationSet, EvaluationSet]:

@@ -3,8 +3,10 @@
 Shape legend: B sampled (user, position) pairs, n candidates, T behaviors read.
 
 - One level a batch: the leaves half of the time, else one of the levels that the search scores.
-- Negatives are children of the dense path's own beam (after OTM, ICML 2020), best first, or uniform ones. Against uniform negatives
-  alone this path learns nothing the dense path did not know.
+- Negatives are all the nodes that a search would score there: the children of the dense path's own beam (after OTM, ICML 2020).
+  A target the beam has lost teaches nothing. Taking only the best of those nodes as negatives is a trap: a target
+  outside them is then known by its low dense score, the residual lifts whatever scores low, and a search collapses (validation
+  NDCG@10 went from .172 to .0005 on MovieLens-1M while the loss fell, 2026-11-22). Uniform negatives are an option.
 - Leaves a user has already seen are no negatives: a search never returns them.
 - What decides between epochs is the real beam search on validation users, and the starting point takes part: a lifelong path
   that does not help is not kept.
@@ -25,7 +27,7 @@ from tqdm import tqdm
 
 from model.beam_search import BeamSearch, start_level
 from model.dense_training import pad_left
-from model.histories import EvaluationSet, Histories
+from model.histories import EvaluationSet, Histories, length_batches
 from model.index_tree import IndexTree
 from model.scorer import MISS, NodeTables
 from model.stage import Progress, Stage, stage_rng
@@ -41,14 +43,14 @@ class LifelongTraining:
     """Passes over the users at most."""
     patience: int = 2
     """Epochs without a better validation NDCG@10 before it stops."""
-    batch: int = 48
+    batch: int = 32
     """Users a step."""
-    positions: int = 2
+    positions: int = 1
     """Positions sampled a user and epoch."""
-    candidates: int = 160
-    """Negatives a target."""
     negatives: Literal["beam", "uniform"] = "beam"
-    """Children of the dense path's own beam, or any node of the level."""
+    """All children of the dense path's own beam, or any nodes of the level."""
+    uniform: int = 160
+    """Negatives a target where they are uniform."""
     learning_rate: float = 2e-3
     """Peak of a cosine schedule."""
     max_history: int = 512
@@ -58,16 +60,12 @@ class LifelongTraining:
 
 
 @torch.no_grad()
-def search_ndcg(
-    model: MISS, tree: IndexTree, evaluation: EvaluationSet, *, beam: int, users: int, batch: int = 32
-) -> float:
+def search_ndcg(model: MISS, tree: IndexTree, evaluation: EvaluationSet, *, beam: int, users: int) -> float:
     """NDCG@10 through the tree for the first `users` evaluated users."""
     search = BeamSearch(model, tree, beam=beam)
     rows = np.arange(min(users, len(evaluation)))
-    rows = rows[np.argsort(evaluation.seen.lengths[rows], kind="stable")]
     total = 0.0
-    for begin in range(0, len(rows), batch):
-        chunk = rows[begin : begin + batch]
+    for chunk in length_batches(evaluation.seen.lengths[rows].tolist()):
         history = pad_left([evaluation.seen[int(r)] for r in chunk])
         items = search.search(history, history).items[:, :10]
         hit = items == torch.from_numpy(evaluation.targets[chunk].astype(np.int64))[:, None]
@@ -98,34 +96,38 @@ class _Candidates:
     def __init__(self, tree: IndexTree, beam: int, config: LifelongTraining) -> None:
         self.offsets = [int(x) for x in tree.level_offsets]
         self.children = torch.from_numpy(tree.children)
-        self.leaf_item = torch.from_numpy(tree.leaf_item)
         self.item_leaf = torch.from_numpy(tree.item_leaf)
         self.beam, self.depth, self.config = beam, tree.depth, config
         self.start = start_level(tree, beam)
 
-    def draw(self, level: int, h: Tensor, tables: NodeTables, history: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Nodes (B, n) and whether each counts (B, n) bool; `own` (B,) is the target's ancestor and never among them."""
+    def draw(
+        self, level: int, h: Tensor, tables: NodeTables, history: Tensor, own: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Nodes (B, n), whether each is a negative (B, n) bool, and whether the search would see the target at all (B,).
+
+        `own` (B,) is the target's ancestor on the level.
+        """
         first, end = self.offsets[level], self.offsets[level + 1]
-        n = min(self.config.candidates, end - first)
         if self.config.negatives == "uniform":
-            nodes = torch.randint(first, end, (len(h), n))
-            counts = torch.ones_like(nodes, dtype=torch.bool)
+            nodes = torch.randint(first, end, (len(h), min(self.config.uniform, end - first)))
+            reached = torch.ones_like(own, dtype=torch.bool)
+        elif level == self.start:
+            nodes = torch.arange(first, end).expand(len(h), -1)
+            reached = torch.ones_like(own, dtype=torch.bool)
         else:
-            score = torch.addmm(tables.bias[first:end], h, tables.e[first:end].T)
-            if level > self.start:
-                above = slice(self.offsets[level - 1], first)
-                parents = torch.addmm(tables.bias[above], h, tables.e[above].T)
-                kept = torch.topk(parents, min(self.beam, parents.shape[1]), dim=1).indices + self.offsets[level - 1]
-                children = self.children[kept].flatten(1) - first
-                open_ = torch.zeros(len(h), end - first + 1, dtype=torch.bool)
-                open_.scatter_(1, torch.where(children >= 0, children, end - first), True)
-                score = torch.where(open_[:, :-1], score, -torch.inf)
-            if level == self.depth:
-                seen = torch.where(history >= 0, self.item_leaf[history.clamp(min=0)] - first, own[:, None] - first)
-                score = score.scatter(1, seen, -torch.inf)
-            best = torch.topk(score, n, dim=1)
-            nodes, counts = best.indices + first, best.values > -torch.inf
-        return nodes, counts & (nodes != own[:, None])
+            above = slice(self.offsets[level - 1], first)
+            parents = torch.addmm(tables.bias[above], h, tables.e[above].T)
+            kept = torch.topk(parents, min(self.beam, parents.shape[1]), dim=1).indices + self.offsets[level - 1]
+            nodes = self.children[kept].flatten(1)
+            reached = (nodes == own[:, None]).any(dim=1)
+        counts = (nodes >= 0) & (nodes != own[:, None])
+        nodes = nodes.clamp(min=0)
+        if level == self.depth:
+            seen = torch.zeros(len(h), end - first + 1, dtype=torch.bool)
+            leaf = torch.where(history >= 0, self.item_leaf[history.clamp(min=0)] - first, end - first)
+            seen.scatter_(1, leaf, True)
+            counts &= ~seen.gather(1, (nodes - first).clamp(min=0))
+        return nodes, counts, reached
 
 
 def train_lifelong(
@@ -179,15 +181,16 @@ def train_lifelong(
             history = pad_left(before, max(width, max(map(len, before))))
             user = model.read(history, tables, first_level)
             own = paths[torch.from_numpy(target), level]
-            nodes, counts = draw.draw(level, user.h.detach(), tables, history, own)
+            nodes, counts, reached = draw.draw(level, user.h.detach(), tables, history, own)
+            weight = reached.to(user.h.dtype) / reached.sum().clamp(min=1)
             nodes = torch.cat([own[:, None], nodes], dim=1)
             counts = F.pad(counts, (1, 0), value=True)
             e = tables.e[nodes]
             with torch.no_grad():
                 dense = torch.where(counts, model.dense(user, e, tables.bias[nodes]), -1e4)
-                dense_loss = (torch.logsumexp(dense, 1) - dense[:, 0]).mean()
+                dense_loss = ((torch.logsumexp(dense, 1) - dense[:, 0]) * weight).sum()
             logits = dense + model.residual(user, e, model.z[nodes])
-            loss = (torch.logsumexp(torch.where(counts, logits, -1e4), 1) - logits[:, 0]).mean()
+            loss = ((torch.logsumexp(torch.where(counts, logits, -1e4), 1) - logits[:, 0]) * weight).sum()
             norm = stage.step(loss)
             sums += [loss.item(), dense_loss.item(), norm]
             bar.set_postfix(gain=f"{(sums[1] - sums[0]) / done:.3f}")

@@ -6,21 +6,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import BadInput, Corrupt
-from model.histories import left_padded
+from model.histories import left_padded, length_batches
 from model.retriever import Retriever, check_k
 
 __all__ = ["OnnxSearch"]
-
-_BATCH = 64
-_BATCH_BEHAVIORS = 32_768
-"""Behaviors in a batch at most, padding included: bounds memory for long histories."""
 
 
 class OnnxSearch(Retriever):
@@ -67,21 +63,9 @@ class OnnxSearch(Retriever):
         out_items = np.full((len(histories), k), -1, dtype=np.int64)
         out_scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
         gone = histories if exclude is None else exclude
-        for rows in _batches(np.array([len(h) for h in histories], dtype=np.int64)):
+        for rows in length_batches([len(h) for h in histories]):
             items, scores, *_ = self.run(
                 left_padded([histories[r] for r in rows]), left_padded([gone[r] for r in rows])
             )
             out_items[rows], out_scores[rows] = items[:, :k], scores[:, :k]
         return out_items, out_scores
-
-
-def _batches(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Row numbers in batches of similar length."""
-    order = np.argsort(lengths, kind="stable")
-    begin = 0
-    while begin < len(order):
-        size = min(_BATCH, len(order) - begin)
-        while size > 1 and size * lengths[order[begin + size - 1]] > _BATCH_BEHAVIORS:
-            size //= 2
-        yield order[begin : begin + size]
-        begin += size

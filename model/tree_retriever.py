@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from model.beam_search import BeamSearch, SearchResult
 from model.dense_training import pad_left
 from model.errors import BadInput
+from model.histories import length_batches
 from model.index_tree import IndexTree
 from model.retriever import Retriever, check_k
 from model.scorer import MISS
@@ -40,16 +41,24 @@ class TreeRetriever(Retriever):
             raise BadInput(
                 f"k = {k} is beyond the search's beam of {self.beam}; ask for fewer items or train with a wider beam"
             )
-        result = self._search(histories, exclude)
-        return result.items[:, :k].numpy(), result.scores[:, :k].numpy()
+        items = np.full((len(histories), k), -1, dtype=np.int64)
+        scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
+        for rows in length_batches([len(h) for h in histories]):
+            gone = None if exclude is None else [exclude[r] for r in rows]
+            result = self._search([histories[r] for r in rows], gone)
+            items[rows], scores[rows] = result.items[:, :k].numpy(), result.scores[:, :k].numpy()
+        return items, scores
 
-    def beams(self, histories: Sequence[NDArray[np.integer]], *, batch: int = 64) -> dict[int, NDArray[np.int64]]:
+    def beams(self, histories: Sequence[NDArray[np.integer]]) -> dict[int, NDArray[np.int64]]:
         """Nodes kept on each level between the first one scored and the leaves: {level: (B, <= beam), -1 for none}."""
-        kept: dict[int, list[NDArray[np.int64]]] = {}
-        for begin in range(0, len(histories), batch):
-            for offset, nodes in enumerate(self._search(histories[begin : begin + batch], None).beams):
-                kept.setdefault(self.search.start + offset, []).append(nodes.numpy())
-        return {level: np.concatenate(parts) for level, parts in kept.items()}
+        kept: dict[int, NDArray[np.int64]] = {}
+        for rows in length_batches([len(h) for h in histories]):
+            for offset, nodes in enumerate(self._search([histories[r] for r in rows], None).beams):
+                level = kept.setdefault(
+                    self.search.start + offset, np.full((len(histories), nodes.shape[1]), -1, dtype=np.int64)
+                )
+                level[rows] = nodes.numpy()
+        return kept
 
     @torch.no_grad()
     def _search(

@@ -32,7 +32,7 @@ ITEMS = 64
 TINY = TrainingConfig(
     scorer=ScorerConfig(d=16, window=8, hidden=16, dropout=0.0, lifelong=LifelongConfig(top_k=8, kept=12, probes=4)),
     dense=DenseConfig(epochs=6, batch_users=32, min_level_nodes=8, learning_rate=1e-2),
-    lifelong=LifelongTraining(epochs=2, candidates=16, batch=32, max_history=32, validation_users=200),
+    lifelong=LifelongTraining(epochs=2, uniform=16, batch=32, max_history=32, validation_users=200),
     beam=8,
 )
 

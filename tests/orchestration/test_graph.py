@@ -28,7 +28,7 @@ TINY = {
         {
             "scorer": {"d": 16, "window": 12, "hidden": 16, "lifelong": {"kept": 16, "top_k": 8, "probes": 8}},
             "dense": {"epochs": 25, "batch_users": 16, "min_level_nodes": 8, "learning_rate": 0.01},
-            "lifelong": {"epochs": 1, "candidates": 16, "max_history": 48, "validation_users": 100},
+            "lifelong": {"epochs": 1, "max_history": 48, "validation_users": 100},
             "beam": 24,
         }
     ),
@@ -76,11 +76,11 @@ def write_catalogue(folder: Path, *, seed: int = 0, users: int = USERS) -> None:
     pd.DataFrame(events, columns=columns).to_parquet(folder / "behaviors.parquet", index=False)
 
 
-def start(home: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
+def start(home: Path, *arguments: str, quiet: bool = False, **more: str) -> subprocess.Popen[str]:
     environment = os.environ | TINY | {"MISS_HOME": str(home)} | more
     command = [sys.executable, "-W", "ignore", "-m", "orchestration.cli", *arguments]
     root = Path(__file__).parents[2]
-    pipe = subprocess.PIPE
+    pipe = subprocess.DEVNULL if quiet else subprocess.PIPE
     return subprocess.Popen(
         command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=root, start_new_session=True
     )
@@ -235,11 +235,12 @@ def test_a_killed_run_is_finished_by_the_next_and_a_later_version_waits_for_a_pe
     write_catalogue(catalogue, users=USERS + 40)  # the same export, grown
     miss(home, "ingest", str(catalogue))
     for asset in ("training_histories", "retrieval_model", "candidate"):  # killed once at each of these
-        with start(home, "materialize") as victim:
-            assert victim.stderr is not None
-            for line in victim.stderr:
-                if f'"{asset}"' in line or f"- {asset} -" in line:
-                    break
+        with start(home, "materialize", quiet=True) as victim:
+            deadline = time.monotonic() + 300
+            while not list((home / "artifacts" / asset).glob(".work-*")):  # there while the asset is being built
+                assert victim.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
             os.killpg(victim.pid, signal.SIGKILL)
         assert victim.returncode == -signal.SIGKILL
         assert champion_of(home)["version"] == "1"
