@@ -34,7 +34,9 @@ class DenseConfig:
     patience: int = 4
     """Epochs without a better validation NDCG@10 before it stops."""
     batch_users: int = 64
-    """Windows a step."""
+    """Windows a step, at most."""
+    min_steps: int = 96
+    """Steps an epoch has at least: on few users the batch shrinks, down to 8 windows."""
     learning_rate: float = 2e-3
     """Peak of a cosine schedule with a short warm-up."""
     weight_decay: float = 1e-4
@@ -121,7 +123,9 @@ def train_dense(
         starts.append(starts[-1] + int(widths[h]))
     weights = [config.leaf_weight if h == tree.depth else 1.0 for h in levels]
     column = torch.from_numpy(tree.paths()[:, levels] - tree.level_offsets[levels])  # (N, L) target's column per level
-    steps = -(-int((train.lengths > 0).sum()) // config.batch_users)
+    users = int((train.lengths > 0).sum())
+    batch = min(config.batch_users, max(8, users // config.min_steps))
+    steps = -(-users // batch)
     stage = Stage(
         "dense",
         model=model,
@@ -140,7 +144,7 @@ def train_dense(
         model.train()
         rng = stage_rng(seed, "dense", number)
         sums, norms = np.zeros(len(levels) + 1), 0.0
-        batches = windows(train, model.config.window, config.batch_users, rng)
+        batches = windows(train, model.config.window, batch, rng)
         bar = tqdm(batches, total=steps, desc=f"dense {number + 1}/{config.epochs}", leave=False, mininterval=1.0)
         for inputs, targets in bar:
             tables = model.tables()

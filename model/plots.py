@@ -75,7 +75,7 @@ def _check(series: Mapping[str, Any]) -> None:
         raise BadInput("there is nothing to draw: give at least one series with at least one point")
 
 
-def _level_lines(series: Mapping[str, Mapping[int, float]], title: str, y: str, log: bool) -> bytes:
+def _level_lines(series: Mapping[str, Mapping[int, float]], title: str, y: str) -> bytes:
     _check(series)
     figure, axes = _figure(7.5, 4.2)
     axis, colours = axes[0, 0], _colours(list(series))
@@ -90,13 +90,10 @@ def _level_lines(series: Mapping[str, Mapping[int, float]], title: str, y: str, 
             linewidth=2,
             label=name,
         )
-    _label(axis, title=title, x="level of the tree (root = 0, leaves rightmost)", y=y)
+    _label(axis, title=title, x="level of the tree (root = 0)", y=y)
     every = sorted({level for by_level in series.values() for level in by_level})
     axis.set_xticks(every[:: max(1, len(every) // 14)])
-    if log:
-        axis.set_yscale("log")
-    else:
-        axis.set_ylim(0, 1.02)
+    axis.set_ylim(0, 1.02)
     if len(series) > 1:
         axis.legend(frameon=False, fontsize=9)
     return _png(figure)
@@ -105,17 +102,14 @@ def _level_lines(series: Mapping[str, Mapping[int, float]], title: str, y: str, 
 def recall_by_level(series: Mapping[str, Mapping[int, float]], *, simulated: bool = False) -> bytes:
     """Share of targets whose ancestor the beam kept, by level. series: name -> {level: share}, as `evaluation.level_recall`."""
     return _level_lines(
-        series, _titled("What the beam keeps on its way down", simulated), "share of targets still in the beam", False
+        series, _titled("What the beam keeps on its way down", simulated), "share of targets still in the beam"
     )
 
 
 def tree_quality(series: Mapping[str, Mapping[int, float]], *, simulated: bool = False) -> bytes:
     """Share of an item's 10 nearest that share its subtree, by level. series: tree's name -> {level: share}."""
     return _level_lines(
-        series,
-        _titled("How well the tree keeps neighbours together", simulated),
-        "share of 10 nearest in the subtree",
-        False,
+        series, _titled("How well the tree keeps neighbours together", simulated), "share of 10 nearest in the subtree"
     )
 
 
@@ -135,7 +129,7 @@ def recall_by_length(rows: Sequence[Mapping[str, Any]], *, metric: str = "recall
         heights = [values.get((name, part), np.nan) for part in slices]
         bars = axis.bar(at, heights, width * 0.94, color=colours[name], label=name)
         if len(retrievers) <= 5:
-            axis.bar_label(bars, fmt=lambda v: f"{v:.2f}"[1:] if v < 1 else "1", fontsize=7, color=_INK, padding=1)
+            axis.bar_label(bars, fmt=_short, fontsize=7, color=_INK, padding=1)
     axis.set_xticks(range(len(slices)), [f"{part}\n{users[part]:,} users" for part in slices])
     head = {"recall": "Recall", "ndcg": "NDCG"}
     kind, _, k = metric.partition("@")
@@ -168,26 +162,24 @@ def loss_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], *, simulate
         top.plot(epochs, losses, color=_INK, linewidth=2.2, marker="o", markersize=3, label="loss")
         _label(top, title=stage, y="loss")
         if thin:
-            top.legend(frameon=False, fontsize=7, ncols=1 + len(thin) // 5, loc="upper right")
+            top.legend(frameon=False, fontsize=7, ncols=1 + len(thin) // 5, loc="best")
         scores = np.array([point.get("validation_ndcg@10", np.nan) for point in points], dtype=float)
         bottom.plot(epochs, scores, color=_OTHERS[0], linewidth=2.2, marker="o", markersize=3)
         if np.isfinite(scores).any():
             best = int(np.nanargmax(scores))
             bottom.plot(epochs[best], scores[best], marker="o", markersize=9, markerfacecolor="none", color=_INK)
-            bottom.annotate(
-                f"best {scores[best]:.4f}, epoch {epochs[best]}",
-                (epochs[best], scores[best]),
-                textcoords="offset points",
-                xytext=(-8, -16),
-                ha="right" if best > len(points) / 2 else "left",
-                fontsize=8,
-                color=_INK,
-            )
+            bottom.set_title(f"best {scores[best]:.4f}, after epoch {epochs[best]}", loc="left", fontsize=9, color=_INK)
         _label(bottom, x="epoch", y="validation NDCG@10")
         for axis in (top, bottom):
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.margins(y=0.15)
+            axis.set_xlim(start - 0.5, start + len(points) - 0.5)
     return _png(figure)
+
+
+def _short(value: float) -> str:
+    """A share with two digits and no leading zero; what rounds to 1 keeps its 1."""
+    return f"{value:.2f}".removeprefix("0")
 
 
 def _natural(key: str) -> tuple[str, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -113,15 +114,16 @@ class Stage:
             if len(self.curve) - 1 - self._best_epoch() >= self.patience:
                 break
             torch.manual_seed(int(stage_rng(self.seed, self.name, epoch).integers(2**62)))
-            point = {
-                name: float(value) for name, value in epoch_fn(epoch).items()
-            }  # plain numbers: all a checkpoint may hold
+            started = time.monotonic()
+            # plain numbers: all a checkpoint may hold
+            point = {name: float(value) for name, value in epoch_fn(epoch).items()}
             self.curve.append(point)
             if self._best_epoch() == len(self.curve) - 1:
                 self.best = self._copy()
-            self.progress(
-                f"{self.name} epoch {epoch + 1}/{self.epochs}: " + ", ".join(f"{k} {v:.4g}" for k, v in point.items())
+            told = ", ".join(
+                f"{name} {value:.4g}" for name, value in point.items() if not name.startswith("loss_level_")
             )
+            self.progress(f"{self.name} epoch {epoch + 1}/{self.epochs}: {told}, {time.monotonic() - started:.0f} s")
             self.checkpoint.save(
                 {
                     "model": self.model.state_dict(),
