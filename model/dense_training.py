@@ -35,7 +35,7 @@ class DenseConfig:
     """Epochs without a better validation NDCG@10 before it stops."""
     batch_users: int = 64
     """Windows a step, at most."""
-    min_steps: int = 96
+    min_steps: int = 190
     """Steps an epoch has at least: on few users the batch shrinks, down to 8 windows."""
     learning_rate: float = 2e-3
     """Peak of a cosine schedule with a short warm-up."""
