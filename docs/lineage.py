@@ -14,40 +14,47 @@ COLOURS = {
     "evaluation": "#b4893a",
     "promotion": "#9d3c72",
 }
-WIDTH, HEIGHT, GAP_X, GAP_Y = 168, 34, 40, 18
+LANES = {
+    "items": 1.0,
+    "text_embeddings": 0.0,
+    "image_embeddings": 1.0,
+    "behaviors": 2.0,
+    "training_histories": 2.0,
+    "item_pairs": 1.5,
+    "multimodal_embeddings": 0.5,
+    "index_tree": 0.5,
+    "baselines": 2.6,
+    "retrieval_model": 1.2,
+    "evaluation": 2.0,
+}
+"""Where a step stands from left (content) to right (behavior); what is not named stands in the middle."""
+WIDTH, HEIGHT, LANE, ROW = 172, 32, 196, 62
 
 
 def main() -> None:
-    """Columns are longest paths from the sources; edges are what Dagster knows."""
+    """Rows are longest paths from the sources; edges are what Dagster knows."""
     graph = defs.resolve_asset_graph()
     names = {key: key.path[-1] for key in graph.toposorted_asset_keys}
     parents = {names[k]: sorted(names[p] for p in graph.get(k).parent_keys) for k in names}
     group = {names[k]: graph.get(k).group_name for k in names}
-    column: dict[str, int] = {}
+    row: dict[str, int] = {}
     for name in parents:
-        column[name] = 1 + max((column[p] for p in parents[name]), default=-1)
+        row[name] = 1 + max((row[p] for p in parents[name]), default=-1)
     # an edge is drawn where no longer path says the same
     direct = {n: [p for p in ps if not any(p in _above(q, parents) for q in ps if q != p)] for n, ps in parents.items()}
-    rows = {c: [n for n in parents if column[n] == c] for c in range(max(column.values()) + 1)}
-    tallest = max(map(len, rows.values()))
-    place = {}
-    for c, members in rows.items():
-        top = (tallest - len(members)) * (HEIGHT + GAP_Y) / 2
-        for i, name in enumerate(members):
-            place[name] = (12 + c * (WIDTH + GAP_X), 12 + top + i * (HEIGHT + GAP_Y))
-    width, height = 24 + len(rows) * (WIDTH + GAP_X) - GAP_X, 24 + tallest * (HEIGHT + GAP_Y) - GAP_Y
+    place = {n: (14 + LANES.get(n, 1.5) * LANE, 14 + row[n] * ROW) for n in parents}
+    width, height = 28 + 2.6 * LANE + WIDTH, 28 + max(row.values()) * ROW + HEIGHT
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
     ]
     for name, above in direct.items():
-        x, y = place[name]
+        x, y = place[name][0] + WIDTH / 2, place[name][1]
         for parent in above:
-            px, py = place[parent][0] + WIDTH, place[parent][1] + HEIGHT / 2
-            cy = y + HEIGHT / 2
-            bend = (x - px) / 2
-            curve = f"M{px} {py} C{px + bend} {py} {x - bend} {cy} {x} {cy}"
-            lines.append(f'<path d="{curve}" fill="none" stroke="#9ca3af" stroke-width="1.4"/>')
+            px, py = place[parent][0] + WIDTH / 2, place[parent][1] + HEIGHT
+            bend = (y - py) * 0.55
+            curve = f"M{px} {py} C{px} {py + bend} {x} {y - bend} {x} {y}"
+            lines.append(f'<path d="{curve}" fill="none" stroke="#9ca3af" stroke-width="1.6"/>')
     for name, (x, y) in place.items():
         box = f'x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="7"'
         lines.append(f'<rect {box} fill="{COLOURS[group[name]]}"/>')
