@@ -27,11 +27,19 @@ python_logs:
 
 
 def dagster_home(settings: Settings) -> Path:
-    """The folder of Dagster's instance (runs, events), made with its dagster.yaml where it is not there."""
+    """The folder of Dagster's instance (runs, events), made with its dagster.yaml where it is not there.
+
+    Beside a workspace.yaml, with the default home, it also leaves a .env that tells plain `dagster dev` of it.
+    """
     home = settings.root / "dagster"
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "dagster.yaml").exists():
         write_bytes(home / "dagster.yaml", _CONFIG.encode())
+    # `dagster dev` reads .env before it looks for an instance: the default home is then its home too
+    if "MISS_HOME" not in os.environ and Path("workspace.yaml").is_file() and not Path(".env").exists():
+        write_bytes(
+            Path(".env").resolve(), f"# written by miss, for plain `dagster dev`\nDAGSTER_HOME={home}\n".encode()
+        )
     return home
 
 
