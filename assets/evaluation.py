@@ -8,7 +8,7 @@ import numpy as np
 
 from assets.catalogue import evaluation_set
 from assets.stores.artifacts import Artifact
-from assets.stores.io_manager import materialized
+from assets.stores.io_manager import materialized, picture
 from assets.stores.resource import Stores
 from model.files import read_json, write_json
 from model.histories import Histories
@@ -124,6 +124,6 @@ def evaluation(
         artifact,
         reused=reused,
         table=dg.MetadataValue.md(format_table(read_json(artifact.path / "evaluation.json"))),
-        recall_by_level_plot=dg.MetadataValue.path(artifact.path / "recall_by_level.png"),
-        recall_by_length_plot=dg.MetadataValue.path(artifact.path / "recall_by_length.png"),
+        recall_by_level_plot=picture(artifact.path / "recall_by_level.png"),
+        recall_by_length_plot=picture(artifact.path / "recall_by_length.png"),
     )

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from assets.stores.artifacts import Artifact
-from assets.stores.io_manager import materialized
+from assets.stores.io_manager import materialized, picture
 from assets.stores.resource import Stores
 from model.configure import configure
 from model.files import read_npz
@@ -36,7 +36,7 @@ def index_tree(
     artifact, reused = stores.artifacts.produce(
         "index_tree", code_version="1", config=asdict(config), inputs={"embeddings": multimodal_embeddings}, build=build
     )
-    return materialized(artifact, reused=reused, quality=dg.MetadataValue.path(artifact.path / "quality.png"))
+    return materialized(artifact, reused=reused, quality=picture(artifact.path / "quality.png"))
 
 
 @dg.asset_check(

@@ -8,7 +8,7 @@ import dagster as dg
 
 from assets.catalogue import evaluation_set
 from assets.stores.artifacts import Artifact
-from assets.stores.io_manager import materialized
+from assets.stores.io_manager import materialized, picture
 from assets.stores.resource import Stores
 from model.configure import configure
 from model.histories import Histories
@@ -48,4 +48,4 @@ def retrieval_model(
     artifact, reused = stores.artifacts.produce(
         "retrieval_model", code_version="1", config=asdict(config), inputs=inputs, build=build
     )
-    return materialized(artifact, reused=reused, curves=dg.MetadataValue.path(artifact.path / "curves.png"))
+    return materialized(artifact, reused=reused, curves=picture(artifact.path / "curves.png"))
