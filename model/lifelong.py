@@ -7,8 +7,8 @@ Shape legend: B users, T behaviors, M kept behaviors, n nodes, d width, c multi-
   M with one dense product: top-k is a mask on it, never a gather.
 - Co-GSU ranks by (W_q e_n) . (W_k e_b) / sqrt(d), and attends with the very same score; MM-GSU ranks by cos(z_n, c_b).
 - The ESU of MM-GSU is the ID attention with the similarity added to its logits (SA-TA), or the ID attention alone.
-- Edges are soft: top-k and the tiers fall off within a small width of similarity. With hard ones a score would jump where two
-  similarities differ in their last bit, and no two runtimes would agree.
+- Edges are soft: top-k and the tiers fall off within a small width of similarity, so that a score is continuous in the
+  similarities and two runtimes that differ in a last bit still agree. Ties between kept behaviors go to the newer one.
 - Softmax attention forgets how strongly a node matches: the log-sum-exp, maximum and mean of the kept similarities and
   SimTier counts (how many behaviors lie above each similarity threshold, all equal and weighted by recency) go on beside it.
 """
