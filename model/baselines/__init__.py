@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from model.baselines.ease import EASE, EASEConfig
+from model.baselines.ials import IALS, IALSConfig
 from model.baselines.item_knn import ItemKNN, ItemKNNConfig
 from model.baselines.popularity import Popularity
 
-__all__ = ["EASE", "EASEConfig", "ItemKNN", "ItemKNNConfig", "Popularity"]
+__all__ = ["EASE", "IALS", "EASEConfig", "IALSConfig", "ItemKNN", "ItemKNNConfig", "Popularity"]
