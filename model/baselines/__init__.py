@@ -6,5 +6,16 @@ from model.baselines.ease import EASE, EASEConfig
 from model.baselines.ials import IALS, IALSConfig
 from model.baselines.item_knn import ItemKNN, ItemKNNConfig
 from model.baselines.popularity import Popularity
+from model.baselines.sasrec import SASRec, SASRecConfig
 
-__all__ = ["EASE", "IALS", "EASEConfig", "IALSConfig", "ItemKNN", "ItemKNNConfig", "Popularity"]
+__all__ = [
+    "EASE",
+    "IALS",
+    "EASEConfig",
+    "IALSConfig",
+    "ItemKNN",
+    "ItemKNNConfig",
+    "Popularity",
+    "SASRec",
+    "SASRecConfig",
+]
