@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model.errors import BadInput
 from model.index_tree import IndexTree
-from model.scorer import MISS, NodeTables
+from model.scorer import MISS, NodeTables, User
 
 __all__ = ["BeamSearch", "SearchResult", "start_level"]
 
@@ -57,6 +57,7 @@ class BeamSearch(nn.Module):
         self.model = model.eval()
         self.beam, self.depth, self.n_items = beam, tree.depth, tree.n_items
         self.start = start_level(tree, beam)
+        self.pad = max(model.config.window, model.config.lifelong.kept)  # what a reading needs at least
         self.offsets = [int(x) for x in tree.level_offsets]
         with torch.no_grad():
             tables = model.tables()
@@ -92,13 +93,15 @@ class BeamSearch(nn.Module):
             spent[level] = torch.cat([flags, torch.ones_like(flags[:, :1])], dim=1)
         return spent
 
+    def read(self, history: Tensor) -> User:
+        """What the search knows of B users, whatever is scored with it: history (B, T) int64, oldest first, -1 on the left."""
+        padded = F.pad(history, (self.pad, 0), value=-1)
+        return self.model.read(padded, self.tables, (self.offsets[self.start], self.offsets[self.start + 1]))
+
     def search(self, history: Tensor, excluded: Tensor) -> SearchResult:
         """history (B, T) int64 oldest first, -1 on the left; excluded (B, X) int64, -1 for none."""
-        model, tables = self.model, self.tables
-        pad = max(model.config.window, model.config.lifelong.kept)
-        history = F.pad(history, (pad, 0), value=-1)
+        model, tables, user = self.model, self.tables, self.read(history)
         first, end = self.offsets[self.start], self.offsets[self.start + 1]
-        user = model.read(history, tables, (first, end))
         spent = self._spent(excluded)
         nodes = torch.arange(first, end).expand(history.shape[0], -1)
         gone = spent[self.start][:, :-1]
@@ -116,8 +119,8 @@ class BeamSearch(nn.Module):
             gone = spent[level + 1].gather(1, column)
         items = torch.where(kept >= 0, self.leaf_item[kept.clamp(min=0)], -1)
         nothing = torch.full_like(items[:, :1], -1)
-        co = nothing if user.co is None else torch.where(user.co[2], user.co[0] - pad, -1)
-        mm = nothing if user.mm is None else torch.where(user.mm[3], user.mm[0] - pad, -1)
+        co = nothing if user.co is None else torch.where(user.co[2], user.co[0] - self.pad, -1)
+        mm = nothing if user.mm is None else torch.where(user.mm[3], user.mm[0] - self.pad, -1)
         return SearchResult(items, best.values, beams, co, mm)
 
     def forward(self, history: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
