@@ -9,12 +9,14 @@
 - All leaves lie on level H. Where a cluster has run out of items to split, its one item goes down a chain of single children.
 - Branching 4 or 8 is 2 or 3 binary splits of which only the last is kept.
 
-Not here: which vectors are split (aligned, raw, categories, random) is the caller's choice.
+- What groups the items (vectors, or a bare order of them) and what node vectors are made of (content) may differ.
+
+Not here: which vectors or orders group the items (raw, learnt, categories, random) is `model.tree_sources`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 from model.errors import BadInput
 from model.files import read_npz, write_npz
 
-__all__ = ["IndexTree", "TreeConfig", "build_tree", "check_tree", "insert_items"]
+__all__ = ["IndexTree", "TreeConfig", "build_tree", "check_tree", "insert_items", "node_vectors", "tree_from_order"]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -162,20 +164,28 @@ def _halve(
     return order[permutation], np.concatenate([[0], np.cumsum(sizes[sizes > 0])])
 
 
-def _levels(vectors: Floats, config: TreeConfig) -> Iterator[tuple[Ints, Ints, Ints]]:
+def _cut(order: Ints, starts: Ints) -> tuple[Ints, Ints]:
+    """`_halve` without a look at the items: every segment in two halves as it lies."""
+    counts = np.diff(starts)
+    sizes = np.stack([(counts + 1) // 2, counts // 2], axis=1).ravel()
+    return order, np.concatenate([[0], np.cumsum(sizes[sizes > 0])])
+
+
+def _levels(
+    order: Ints, branching: int, halve: Callable[[Ints, Ints], tuple[Ints, Ints]]
+) -> Iterator[tuple[Ints, Ints, Ints]]:
     """Yield (order, starts, parent segment of each segment) for levels 1, 2, ... until every segment is one item."""
-    rng = np.random.default_rng(config.seed)
-    splits = config.branching.bit_length() - 1
-    order, starts = np.arange(len(vectors)), np.array([0, len(vectors)])
-    while len(starts) - 1 < len(vectors):
+    splits = branching.bit_length() - 1
+    starts = np.array([0, len(order)])
+    while len(starts) - 1 < len(order):
         above = starts
         for _ in range(splits):
-            order, starts = _halve(vectors, order, starts, config, rng)
+            order, starts = halve(order, starts)
         yield order, starts, np.searchsorted(above, starts[:-1], side="right") - 1
 
 
-def _node_vectors(item_leaf: Ints, parent: Ints, level_offsets: Ints, vectors: Floats) -> Floats:
-    """(M, dc) normalised sums of unit vectors, bottom up."""
+def node_vectors(item_leaf: Ints, parent: Ints, level_offsets: Ints, vectors: Floats) -> Floats:
+    """(M, dc) normalised sums of the items' unit vectors (N, dc), bottom up."""
     sums = np.zeros((len(parent), vectors.shape[1]), dtype=np.float64)
     sums[item_leaf] = vectors
     for level in range(len(level_offsets) - 2, 0, -1):
@@ -196,20 +206,20 @@ def _child_table(parent: Ints, branching: int) -> Ints:
     return children
 
 
-def build_tree(vectors: Floats, config: TreeConfig | None = None) -> IndexTree:
-    """Grow a balanced tree over the rows of `vectors` (N, dc) float32; they are normalised to unit length first.
-
-    Raises BadInput for no items, or vectors that are not finite (naming the first such row).
-    """
-    config = config or TreeConfig()
+def _checked(vectors: Floats) -> Floats:
+    """Unit vectors of the rows of `vectors`, or BadInput."""
     if vectors.ndim != 2 or not len(vectors):
         raise BadInput(f"a tree needs at least one item vector, got an array of shape {vectors.shape}")
     if not np.isfinite(vectors).all():
         row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
         raise BadInput(f"the vector of item {row} is not finite; encode it again before the tree is built")
-    unit = _unit(vectors.astype(np.float32))
+    return _unit(vectors.astype(np.float32))
+
+
+def _grown(levels: Iterator[tuple[Ints, Ints, Ints]], branching: int, unit: Floats) -> IndexTree:
+    """The tree of what `_levels` yields, over items of unit content vectors (N, dc)."""
     parents, offsets, leaves = [np.array([-1])], [0, 1], np.arange(len(unit))
-    for order, starts, above in _levels(unit, config):
+    for order, starts, above in levels:
         leaves = order
         parents.append(above + offsets[-2])
         offsets.append(offsets[-1] + len(starts) - 1)
@@ -221,11 +231,42 @@ def build_tree(vectors: Floats, config: TreeConfig | None = None) -> IndexTree:
     return IndexTree(
         level_offsets=level_offsets,
         parent=parent,
-        children=_child_table(parent, config.branching),
+        children=_child_table(parent, branching),
         leaf_item=leaf_item,
         item_leaf=item_leaf,
-        z=_node_vectors(item_leaf, parent, level_offsets, unit),
+        z=node_vectors(item_leaf, parent, level_offsets, unit),
     )
+
+
+def build_tree(vectors: Floats, config: TreeConfig | None = None, *, content: Floats | None = None) -> IndexTree:
+    """Grow a balanced tree over the rows of `vectors` (N, d) float32; they are normalised to unit length first.
+
+    content: (N, dc) what the node vectors z are the means of; `vectors` themselves where None.
+    Raises BadInput for no items, or vectors that are not finite (naming the first such row).
+    """
+    config, unit = config or TreeConfig(), _checked(vectors)
+    meaning = unit if content is None else _checked(content)
+    if len(meaning) != len(unit):
+        raise BadInput(
+            f"{len(unit)} vectors and {len(meaning)} contents are not of one catalogue; give one row an item"
+        )
+    rng = np.random.default_rng(config.seed)
+    levels = _levels(
+        np.arange(len(unit)), config.branching, lambda order, starts: _halve(unit, order, starts, config, rng)
+    )
+    return _grown(levels, config.branching, meaning)
+
+
+def tree_from_order(order: Ints, content: Floats, config: TreeConfig | None = None) -> IndexTree:
+    """The balanced tree over items in a given order, cut in halves again and again; of `config` only the branching counts.
+
+    order: (N,) every item once. content: (N, dc) what the node vectors are the means of.
+    Raises BadInput where `order` is not one of the N items, or contents are not finite.
+    """
+    config, unit = config or TreeConfig(), _checked(content)
+    if not np.array_equal(np.sort(order), np.arange(len(unit))):
+        raise BadInput(f"the order must name each of {len(unit)} items once, it names {len(np.unique(order))} of them")
+    return _grown(_levels(np.asarray(order, dtype=np.int64), config.branching, _cut), config.branching, unit)
 
 
 def insert_items(tree: IndexTree, vectors: Floats) -> IndexTree:
@@ -264,7 +305,7 @@ def insert_items(tree: IndexTree, vectors: Floats) -> IndexTree:
         children=_child_table(parent, tree.branching),
         leaf_item=leaf_item,
         item_leaf=item_leaf,
-        z=_node_vectors(item_leaf, parent, offsets, everything),
+        z=node_vectors(item_leaf, parent, offsets, everything),
     )
 
 
