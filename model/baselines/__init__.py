@@ -7,10 +7,12 @@ from model.baselines.ials import IALS, IALSConfig
 from model.baselines.item_knn import ItemKNN, ItemKNNConfig
 from model.baselines.popularity import Popularity
 from model.baselines.sasrec import SASRec, SASRecConfig
+from model.baselines.tiger import TIGER, TIGERConfig
 
 __all__ = [
     "EASE",
     "IALS",
+    "TIGER",
     "EASEConfig",
     "IALSConfig",
     "ItemKNN",
@@ -18,4 +20,5 @@ __all__ = [
     "Popularity",
     "SASRec",
     "SASRecConfig",
+    "TIGERConfig",
 ]
