@@ -44,14 +44,21 @@ def demo() -> None:
     build.demo()
 
 
-@app.command(help="Add a folder of items and behaviors to the warehouse.")
+@app.command(help="Add an export of items and behaviors to the warehouse.")
 def ingest(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Neutral parquet/CSV layout, or a MovieLens folder.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR|FILE",
+            help="Neutral parquet/CSV folder, MovieLens folder, or NAME.txt of Amazon sequences (its folder, where it is "
+            "the only one there).",
+        ),
+    ],
     as_json: Json = False,
 ) -> None:
     from orchestration.commands import build
 
-    build.ingest(folder, as_json=as_json)
+    build.ingest(path, as_json=as_json)
 
 
 @app.command(help="Make what is missing, judge it, promote a first champion.")

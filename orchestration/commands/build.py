@@ -29,14 +29,14 @@ ROW = ("retriever", "users", "recall@10", "recall@50", "recall@100", "recall@200
 DEMO_K = 10
 
 
-def ingest(folder: Path, *, as_json: bool) -> None:
-    """Add what a folder holds to the warehouse."""
+def ingest(path: Path, *, as_json: bool) -> None:
+    """Add what an export, a folder or one file, holds to the warehouse."""
     from dataclasses import asdict
 
     from assets.sources import detect
 
     home = settings()
-    source = detect(folder)
+    source = detect(path)
     say(f"reading {source.location}")
     report = warehouse_of(home).ingest(source)
     if as_json:
