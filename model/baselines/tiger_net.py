@@ -30,7 +30,7 @@ __all__ = ["CodeNet", "TIGERConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class TIGERConfig:
-    """IDs, sizes, training and search; the defaults of training are `DenseConfig`'s."""
+    """IDs, sizes, training and search; the defaults of training are `DenseConfig`'s but for twice the epochs."""
 
     levels: int = 3
     """Codes of an ID, the one that tells collisions apart not counted."""
@@ -48,8 +48,8 @@ class TIGERConfig:
     """Dropout over the history and before the softmaxes."""
     beam: int = 200
     """IDs, and fronts of IDs, kept a level; the most items that can be asked for."""
-    epochs: int = 20
-    """Passes over the users at most."""
+    epochs: int = 40
+    """Passes over the users at most; shared codes learn slower than an item's own embedding, and 20 were too few."""
     patience: int = 4
     """Epochs without a better validation NDCG@10 before it stops."""
     batch_users: int = 64
