@@ -19,7 +19,7 @@ from tqdm import tqdm
 from model.histories import EvaluationSet, Histories, left_padded
 from model.index_tree import IndexTree
 from model.level_loss import level_softmax_loss
-from model.scorer import MISS
+from model.scorer import MISS, NodeTables
 from model.stage import Progress, Stage, stage_rng
 
 __all__ = ["DenseConfig", "exact_ndcg", "pad_left", "train_dense", "windows"]
@@ -29,7 +29,7 @@ __all__ = ["DenseConfig", "exact_ndcg", "pad_left", "train_dense", "windows"]
 class DenseConfig:
     """Dense stage."""
 
-    epochs: int = 20
+    epochs: int = 24
     """Passes over the users at most."""
     patience: int = 4
     """Epochs without a better validation NDCG@10 before it stops."""
@@ -45,6 +45,8 @@ class DenseConfig:
     """Levels with fewer nodes are not trained (a search never scores them one by one)."""
     leaf_weight: float = 2.0
     """Weight of the leaf level; the others weigh 1."""
+    hide_seen: bool = True
+    """Items of the window before the target are no alternatives to it: a search never returns them."""
 
 
 def pad_left(histories: Sequence[NDArray[np.integer]], width: int | None = None) -> Tensor:
@@ -101,6 +103,37 @@ def exact_ndcg(model: MISS, evaluation: EvaluationSet, *, batch: int = 256) -> f
     return total / len(evaluation)
 
 
+def _seen(inputs: Tensor) -> Tensor:
+    """(B, S, S) items before each target, -1 for none, from inputs (B, S)."""
+    s = inputs.shape[1]
+    return torch.where(torch.ones(s, s, dtype=torch.bool).tril(), inputs[:, None, :], -1)
+
+
+class _TrainedLevels:
+    """The levels of a tree that the dense path learns, and their loss."""
+
+    def __init__(self, tree: IndexTree, config: DenseConfig) -> None:
+        widths = np.diff(tree.level_offsets)
+        self.levels = [h for h in range(1, tree.depth) if widths[h] >= config.min_level_nodes] + [tree.depth]
+        self.first = int(tree.level_offsets[self.levels[0]])
+        self.starts = [0, *(int(x) for x in np.cumsum(widths[self.levels]))]
+        self.weights = [1.0] * (len(self.levels) - 1) + [config.leaf_weight]
+        # (N, L) column of each item's ancestor within each level
+        self.column = torch.from_numpy(tree.paths()[:, self.levels] - tree.level_offsets[self.levels])
+
+    def loss(self, h: Tensor, target: Tensor, seen: Tensor | None, tables: NodeTables) -> tuple[Tensor, Tensor]:
+        """h (P, d), target items (P,), items already seen (P, m) or -1; the weighted loss and the (L,) loss of each level, nats."""
+        return level_softmax_loss(
+            h,
+            tables.e[self.first :],
+            tables.bias[self.first :],
+            self.column[target],
+            starts=self.starts,
+            weights=self.weights,
+            hidden=None if seen is None else torch.where(seen >= 0, self.column[seen.clamp(min=0), -1], -1),
+        )
+
+
 def train_dense(
     model: MISS,
     tree: IndexTree,
@@ -116,13 +149,7 @@ def train_dense(
 
     Points hold `loss`, `loss_level_<h>` (nats), `gradient_norm` and `validation_ndcg@10`.
     """
-    widths = np.diff(tree.level_offsets)
-    levels = [h for h in range(1, tree.depth + 1) if widths[h] >= config.min_level_nodes] or [tree.depth]
-    first, starts = int(tree.level_offsets[levels[0]]), [0]
-    for h in levels:
-        starts.append(starts[-1] + int(widths[h]))
-    weights = [config.leaf_weight if h == tree.depth else 1.0 for h in levels]
-    column = torch.from_numpy(tree.paths()[:, levels] - tree.level_offsets[levels])  # (N, L) target's column per level
+    levels = _TrainedLevels(tree, config)
     users = int((train.lengths > 0).sum())
     batch = min(config.batch_users, max(8, users // config.min_steps))
     steps = -(-users // batch)
@@ -143,7 +170,7 @@ def train_dense(
     def epoch(number: int) -> dict[str, float]:
         model.train()
         rng = stage_rng(seed, "dense", number)
-        sums, norms = np.zeros(len(levels) + 1), 0.0
+        sums, norms = np.zeros(1 + len(levels.levels)), 0.0
         batches = windows(train, model.config.window, batch, rng)
         bar = tqdm(batches, total=steps, desc=f"dense {number + 1}/{config.epochs}", leave=False, mininterval=1.0)
         for inputs, targets in bar:
@@ -151,19 +178,13 @@ def train_dense(
             h = model.window(torch.from_numpy(inputs), tables)
             target = torch.from_numpy(targets)
             chosen = target >= 0
-            loss, by_level = level_softmax_loss(
-                h[chosen],
-                tables.e[first:],
-                tables.bias[first:],
-                column[target[chosen]],
-                starts=starts,
-                weights=weights,
-            )
+            seen = _seen(torch.from_numpy(inputs))[chosen] if config.hide_seen else None
+            loss, by_level = levels.loss(h[chosen], target[chosen], seen, tables)
             norms += stage.step(loss)
             sums += [loss.item(), *by_level.tolist()]
             bar.set_postfix(loss=f"{loss.item():.3f}")
         point = {"loss": sums[0] / steps, "gradient_norm": norms / steps}
-        point |= {f"loss_level_{h}": value / steps for h, value in zip(levels, sums[1:], strict=True)}
+        point |= {f"loss_level_{h}": value / steps for h, value in zip(levels.levels, sums[1:], strict=True)}
         return point | {"validation_ndcg@10": exact_ndcg(model, validation)}
 
     return stage.run(epoch)

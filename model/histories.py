@@ -97,6 +97,13 @@ class EvaluationSet:
     def __len__(self) -> int:
         return len(self.users)
 
+    def first(self, users: int) -> EvaluationSet:
+        """The first `users` evaluated users."""
+        kept = min(max(users, 0), len(self))
+        offsets = self.seen.offsets[: kept + 1]
+        seen = Histories(offsets=offsets, items=self.seen.items[: offsets[-1]], n_items=self.seen.n_items)
+        return EvaluationSet(split=self.split, users=self.users[:kept], seen=seen, targets=self.targets[:kept])
+
     def save(self, path: Path) -> None:
         """Write to one .npz."""
         arrays: dict[str, NDArray[Any]] = {"offsets": self.seen.offsets, "items": self.seen.items}

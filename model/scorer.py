@@ -1,8 +1,10 @@
 """MISS: the score of a tree node for a user, from a short and two lifelong readings (DESIGN 4; arXiv 2508.14515).
 
     e_n = E[n] + W z_n
-    score(n) = h . e_n + bias_n                                        dense path: every position, whole levels
-             + g_co v_co . e_n + g_mm v_mm . e_n + MLP([...])          lifelong path: a residual on top
+    score(n) = (1 + a_h) h . e_n + bias_n                              dense path: every position, whole levels
+             + g_co v_co . e_n + g_mm v_mm . e_n + MLP([...]) + b_h . t_n    lifelong path: a residual on top
+
+a_h, b_h belong to the node's level h; t_n are the strengths of the transitions that lead to what lies under n.
 
 Shape legend: B users, T behaviors, S window, M_ nodes of the tree, n nodes scored, d width, c multi-modal width.
 
@@ -14,6 +16,7 @@ Shape legend: B users, T behaviors, S window, M_ nodes of the tree, n nodes scor
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +26,7 @@ from model.errors import BadInput
 from model.index_tree import IndexTree
 from model.lifelong import MMGSU, CoGSU, LifelongConfig, keep_relevant
 from model.short_interest import ShortInterest
+from model.transitions import TransitionStrength
 
 __all__ = ["MISS", "NodeTables", "ScorerConfig", "User"]
 
@@ -31,15 +35,17 @@ __all__ = ["MISS", "NodeTables", "ScorerConfig", "User"]
 class ScorerConfig:
     """Sizes of the model."""
 
-    d: int = 64
+    d: int = 128
     """Width."""
-    heads: int = 2
+    heads: int = 4
     """Attention heads of the short reading."""
-    layers: int = 2
+    layers: int = 4
     """Layers of the short reading."""
-    window: int = 100
+    attention: Literal["softmax", "pointwise"] = "pointwise"
+    """Layers of the short reading: a transformer's (SASRec), or gated without a softmax (HSTU)."""
+    window: int = 128
     """S: behaviors of the short reading."""
-    dropout: float = 0.2
+    dropout: float = 0.25
     """Dropout of the short reading."""
     hidden: int = 64
     """Hidden width of the lifelong MLP."""
@@ -49,6 +55,8 @@ class ScorerConfig:
     """The lifelong readings."""
 
     def __post_init__(self) -> None:
+        if self.attention not in ("softmax", "pointwise"):
+            raise BadInput(f"attention = {self.attention!r} is not known: choose softmax or pointwise")
         if self.d % self.heads:
             raise BadInput(f"d = {self.d} is not a multiple of heads = {self.heads}")
 
@@ -75,6 +83,10 @@ class User:
     """(B, d) short reading."""
     co: tuple[Tensor, Tensor, Tensor] | None
     """Co-GSU's kept behaviors: columns (B, M), embeddings (B, M, d), valid (B, M)."""
+    strength: Tensor | None
+    """(B, C, n) strengths of transitions to the n nodes from `first` on."""
+    first: int
+    """First node of the level where a search starts."""
     mm: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None
     """MM-GSU's: columns (B, M), embeddings (B, M, d), contents (B, M, c), valid (B, M), age (B, M)."""
 
@@ -97,9 +109,16 @@ class MISS(nn.Module):
         self.content = nn.Linear(c, d, bias=False)
         nn.init.normal_(self.content.weight, std=0.02)
         self.short = ShortInterest(
-            d=d, heads=config.heads, layers=config.layers, window=config.window, dropout=config.dropout
+            d=d,
+            heads=config.heads,
+            layers=config.layers,
+            window=config.window,
+            dropout=config.dropout,
+            attention=config.attention,
         )
         self.register_buffer("z", torch.from_numpy(tree.z), persistent=False)
+        self.register_buffer("node_level", torch.from_numpy(tree.level), persistent=False)
+        self.node_level: Tensor
         self.register_buffer("item_leaf", torch.from_numpy(tree.item_leaf), persistent=False)
         self.z: Tensor
         self.item_leaf: Tensor
@@ -111,7 +130,13 @@ class MISS(nn.Module):
         if lifelong.mm_gsu:
             self.mm_gsu = MMGSU(d=d, config=lifelong)
             features += d + self.mm_gsu.features
+        self.transitions = None
+        if lifelong.co_gsu and lifelong.transitions:
+            self.transitions = TransitionStrength(tree, lifelong.counts)
+            features += self.transitions.features
+            self.transition_gain = nn.Parameter(torch.zeros(tree.depth + 1, self.transitions.features))
         if lifelong.units:
+            self.dense_gain = nn.Parameter(torch.zeros(tree.depth + 1))
             self.gates = nn.Parameter(torch.zeros(2))
             self.mlp_in, self.mlp_out = nn.Linear(features, config.hidden), nn.Linear(config.hidden, 1)
             nn.init.zeros_(self.mlp_out.weight)
@@ -119,7 +144,7 @@ class MISS(nn.Module):
 
     def lifelong_parameters(self) -> list[nn.Parameter]:
         """Parameters of the lifelong path alone."""
-        prefixes = ("co_gsu.", "mm_gsu.", "gates", "mlp_")
+        prefixes = ("co_gsu.", "mm_gsu.", "gates", "mlp_", "transition_gain", "dense_gain")
         return [p for name, p in self.named_parameters() if name.startswith(prefixes)]
 
     def tables(self) -> NodeTables:
@@ -144,7 +169,7 @@ class MISS(nn.Module):
         config = self.config.lifelong
         h = self.window(history[:, -self.config.window :], tables)[:, -1]
         if not config.units:
-            return User(h, None, None)
+            return User(h, None, None, first_level[0], None)
         valid = history >= 0
         items = torch.where(valid, history, self.n_items)
         behaviors = tables.leaf_e[items]  # (B, T, d)
@@ -161,20 +186,29 @@ class MISS(nn.Module):
             columns = keep_relevant(self.z[best] @ contents.transpose(1, 2), valid, config.kept)
             age = (history.shape[1] - 1 - columns).to(h.dtype)
             mm = (columns, _pick(behaviors, columns), _pick(contents, columns), valid.gather(1, columns), age)
-        return User(h, co, mm)
+        strength = None
+        if self.transitions is not None:
+            strength = self.transitions(history, self.transitions.offsets.index(first_level[0]))
+        return User(h, co, strength, first_level[0], mm)
 
     def dense(self, user: User, e: Tensor, bias: Tensor) -> Tensor:
         """h . e_n + bias_n for nodes e (B, n, d), bias (B, n); (B, n)."""
         return (e @ user.h[:, :, None]).squeeze(-1) + bias
 
-    def residual(self, user: User, e: Tensor, z: Tensor) -> Tensor:
-        """The lifelong path's part of the score of nodes e (B, n, d), z (B, n, c); (B, n)."""
+    def residual(self, user: User, nodes: Tensor, e: Tensor, z: Tensor, dense: Tensor) -> Tensor:
+        """The lifelong path's part of the score of nodes (B, n), all of one level, with e (B, n, d), z (B, n, c), dense (B, n)."""
         h = user.h[:, None, :].expand(-1, e.shape[1], -1)
-        features, linear = [e, h, h * e], []
+        level = self.node_level[nodes]
+        features, linear = [e, h, h * e], [self.dense_gain[level] * dense]
         if self.co_gsu is not None and user.co is not None:
             co = self.co_gsu(e, *user.co[1:])
             linear.append(self.gates[0] * (co.value * e).sum(-1))
             features += [co.value, co.strength]
+        if user.strength is not None:
+            column = (nodes - user.first).clamp(min=0)[:, None, :].expand(-1, user.strength.shape[1], -1)
+            strength = user.strength.gather(2, column).transpose(1, 2)  # (B, n, C)
+            linear.append((self.transition_gain[level] * strength).sum(-1))
+            features.append(strength)
         if self.mm_gsu is not None and user.mm is not None:
             mm = self.mm_gsu(e, z, *user.mm[1:])
             linear.append(self.gates[1] * (mm.value * e).sum(-1))
@@ -186,4 +220,4 @@ class MISS(nn.Module):
         """Score nodes (B, n) int64 for each user; (B, n)."""
         e = tables.e[nodes]
         score = self.dense(user, e, tables.bias[nodes])
-        return score + self.residual(user, e, self.z[nodes]) if self.config.lifelong.units else score
+        return score + self.residual(user, nodes, e, self.z[nodes], score) if self.config.lifelong.units else score

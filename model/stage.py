@@ -117,13 +117,16 @@ class Stage:
             started = time.monotonic()
             # plain numbers: all a checkpoint may hold
             point = {name: float(value) for name, value in epoch_fn(epoch).items()}
+            point["seconds"] = round(time.monotonic() - started, 3)
             self.curve.append(point)
             if self._best_epoch() == len(self.curve) - 1:
                 self.best = self._copy()
             told = ", ".join(
-                f"{name} {value:.4g}" for name, value in point.items() if not name.startswith("loss_level_")
+                f"{name} {value:.4g}"
+                for name, value in point.items()
+                if not name.startswith(("loss_level_", "seconds"))
             )
-            self.progress(f"{self.name} epoch {epoch + 1}/{self.epochs}: {told}, {time.monotonic() - started:.0f} s")
+            self.progress(f"{self.name} epoch {epoch + 1}/{self.epochs}: {told}, {point['seconds']:.0f} s")
             self.checkpoint.save(
                 {
                     "model": self.model.state_dict(),
