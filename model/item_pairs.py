@@ -22,7 +22,7 @@ from scipy import sparse
 from model.errors import BadInput
 from model.histories import Histories
 
-__all__ = ["ItemPairs", "ItemPairsConfig", "cooccurrence", "item_pairs"]
+__all__ = ["ItemPairs", "ItemPairsConfig", "cooccurrence", "heaviest", "item_pairs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +71,11 @@ class ItemPairs:
         return len(self.source)
 
 
-def cooccurrence(histories: Histories, window: int, *, decay: bool = False) -> Any:
+def cooccurrence(histories: Histories, window: int, *, decay: bool = False, backward: float = 1.0) -> Any:
     """How often two different items stand at most `window` positions apart in a history.
 
-    Returns a symmetric scipy CSR matrix (N, N) float32 with an empty diagonal; with `decay`, a pair s positions apart counts 1/s.
+    Returns a scipy CSR matrix (N, N) float32 with an empty diagonal: at (i, j), i before j counts 1 and j before i `backward`,
+    so that it is symmetric at 1. With `decay`, a pair s positions apart counts 1/s.
     """
     n_items = histories.n_items
     users = np.repeat(np.arange(len(histories)), histories.lengths)
@@ -85,7 +86,8 @@ def cooccurrence(histories: Histories, window: int, *, decay: bool = False) -> A
         early, late = items[:-shift][together], items[shift:][together]
         ones = np.full(len(early), 1 / shift if decay else 1, np.float32)
         total = total + sparse.coo_matrix((ones, (early, late)), shape=total.shape).tocsr()  # sums equal pairs
-    total = (total + total.T).tocsr()
+    total = (total + np.float32(backward) * total.T).tocsr()
+    total.eliminate_zeros()
     total.sort_indices()
     return total
 
@@ -97,7 +99,7 @@ def item_pairs(histories: Histories, config: ItemPairsConfig, *, progress: bool 
     result is empty. Equal input, equal output, whatever the thread count.
     """
     rows = _swing(histories, config, progress=progress) if config.method == "swing" else _shrunk(histories, config)
-    return _top(rows, config.per_item)
+    return heaviest(rows, config.per_item)
 
 
 def _shrunk(histories: Histories, config: ItemPairsConfig) -> Any:
@@ -143,8 +145,8 @@ def _swing(histories: Histories, config: ItemPairsConfig, *, progress: bool) -> 
     return sparse.csr_matrix((flat_data, flat_indices, np.array(indptr)), shape=(shape[1], shape[1]))
 
 
-def _top(rows: Any, per_item: int) -> ItemPairs:
-    """Heaviest `per_item` entries of each CSR row."""
+def heaviest(rows: Any, per_item: int) -> ItemPairs:
+    """The heaviest `per_item` entries above 0 of each row of a CSR matrix (N, N)."""
     source = np.repeat(np.arange(rows.shape[0], dtype=np.int32), np.diff(rows.indptr))
     order = np.lexsort((rows.indices, -rows.data, source))
     rank = np.arange(len(order)) - np.repeat(rows.indptr[:-1], np.diff(rows.indptr))

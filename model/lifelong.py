@@ -16,13 +16,14 @@ Shape legend: B users, T behaviors, M kept behaviors, n nodes, d width, c multi-
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from model.errors import BadInput
+from model.transitions import TransitionConfig
 
 __all__ = ["MMGSU", "CoGSU", "LifelongConfig", "LifelongReading", "keep_relevant"]
 
@@ -51,6 +52,10 @@ class LifelongConfig:
     """M: behaviors each unit keeps of the whole history before the levels are walked."""
     probes: int = 64
     """Nodes of the first level that look at the whole history."""
+    transitions: bool = True
+    """Co-GSU also reads how often what lies under a node followed what the user had, counted in the logs."""
+    counts: TransitionConfig = field(default_factory=TransitionConfig)
+    """How it is counted."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.kept:

@@ -17,11 +17,19 @@ from model.errors import BadInput
 from model.files import read_npz, write_npz
 from model.histories import EvaluationSet, Histories
 from model.index_tree import IndexTree
-from model.lifelong_training import LifelongTraining, train_lifelong
+from model.lifelong_training import LifelongTraining, tail_lengths, train_lifelong
 from model.scorer import MISS, ScorerConfig
 from model.stage import Progress
 
-__all__ = ["TrainingConfig", "load_parameters", "new_model", "save_parameters", "train_model"]
+__all__ = [
+    "TrainingConfig",
+    "adopt_parameters",
+    "dense_histories",
+    "load_parameters",
+    "new_model",
+    "save_parameters",
+    "train_model",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +55,13 @@ def new_model(tree: IndexTree, config: TrainingConfig) -> MISS:
         return MISS(tree, config.scorer)
 
 
+def dense_histories(train: Histories, config: TrainingConfig) -> Histories:
+    """What the dense stage learns from: everything, less the tails that are the lifelong stage's where there is one."""
+    if not (config.scorer.lifelong.units and config.lifelong.epochs):
+        return train
+    return train.drop_last(tail_lengths(train, config.lifelong))
+
+
 def train_model(
     tree: IndexTree,
     train: Histories,
@@ -68,7 +83,14 @@ def train_model(
     dense_file, lifelong_file = (None, None) if work is None else (work / "dense.pt", work / "lifelong.pt")
     curves = {
         "dense": train_dense(
-            model, tree, train, validation, config.dense, seed=config.seed, checkpoint=dense_file, progress=progress
+            model,
+            tree,
+            dense_histories(train, config),
+            validation,
+            config.dense,
+            seed=config.seed,
+            checkpoint=dense_file,
+            progress=progress,
         )
     }
     if config.scorer.lifelong.units and config.lifelong.epochs:
@@ -89,6 +111,19 @@ def train_model(
 def save_parameters(model: MISS, path: Path) -> None:
     """Write the parameters to one .npz."""
     write_npz(path, {name: value.detach().numpy() for name, value in model.state_dict().items()})
+
+
+def adopt_parameters(model: MISS, path: Path) -> None:
+    """Take from a file every parameter the model has too: a dense path that others have trained.
+
+    Raises BadInput where one of them has another shape.
+    """
+    own = model.state_dict()
+    for name, value in read_npz(path).items():
+        if name in own:
+            if own[name].shape != value.shape:
+                raise BadInput(f"{path} holds {name} of shape {value.shape}, this model {tuple(own[name].shape)}")
+            own[name].copy_(torch.from_numpy(np.asarray(value)))
 
 
 def load_parameters(tree: IndexTree, config: TrainingConfig, path: Path) -> MISS:

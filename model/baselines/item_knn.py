@@ -44,6 +44,8 @@ class ItemKNNConfig:
 
     window: int | None = None
     """Positions apart at which two behaviors still count as together; None for the whole history."""
+    backward: float = 1.0
+    """What a pair in the other order counts within the window: 1 for neighbours, less for what follows what."""
     shrink: float = 10.0
     """Added to the cosine's denominator: thin evidence counts less."""
     decay: float = 0.7
@@ -77,7 +79,7 @@ class ItemKNN(DenseRetriever):
             raise BadInput("the catalogue has no items; ingest one with at least one item")
         root = np.sqrt(np.asarray(interactions(train).sum(axis=0), np.float64).ravel())
         blocks = []
-        for begin, counts in _cooccurrence_blocks(train, config.window):
+        for begin, counts in _cooccurrence_blocks(train, config):
             counts.sort_indices()  # a fixed order of columns fixes the order of every later sum, to the last bit
             rows = begin + np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
             weight = counts.data / (root[rows] * root[counts.indices] + config.shrink)
@@ -113,12 +115,12 @@ class ItemKNN(DenseRetriever):
         return cls(similarity, a["fill"], decay=float(a["decay"]), windowed=bool(a["windowed"]))
 
 
-def _cooccurrence_blocks(train: Histories, window: int | None) -> Iterator[tuple[int, Any]]:
+def _cooccurrence_blocks(train: Histories, config: ItemKNNConfig) -> Iterator[tuple[int, Any]]:
     """(first row, CSR (<= BLOCK_ROWS, N)) of the co-occurrence matrix, in order."""
-    if window is None:
+    if config.window is None:
         yield from gram_blocks(train)
         return
-    together = cooccurrence(train, window, decay=True)
+    together = cooccurrence(train, config.window, decay=True, backward=config.backward)
     for begin in range(0, train.n_items, BLOCK_ROWS):
         yield begin, together[begin : begin + BLOCK_ROWS]
 

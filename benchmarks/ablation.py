@@ -1,0 +1,227 @@
+"""The quality table: MISS, one step away from it in every direction, TDM, and the baselines, on one data set or more.
+
+    python -m benchmarks.ablation --dataset movielens-1m --seeds 0,1,2
+
+- Every model is trained once and every evaluation made once: both are found again by digests under --home, also after a kill.
+- Results go to <out>/quality.json and <out>/quality.md after every row, so a run that is stopped leaves what it has.
+- Rows of other data sets that stand in quality.json already are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from assets.settings import quiet_environment
+from benchmarks.grid import Cell, full, star
+from benchmarks.material import SOURCES, Material, prepare
+from benchmarks.report import Result, comparisons, markdown, row
+from benchmarks.rivals import rivals
+from benchmarks.runs import Runs
+from model.errors import BadInput, MissError
+from model.evaluation import Evaluation, length_slices, level_recall, popularity_slices, slice_rows
+from model.files import read_json, write_bytes, write_json
+from model.histories import EvaluationSet
+from model.index_tree import IndexTree
+from model.retriever import Retriever
+
+ROOT = Path(__file__).resolve().parent.parent
+LEVEL_USERS = 1000
+"""Users whose beams are kept, and who are scored on every item: a sample tells the level that loses."""
+LEVELS_UP = (1, 3, 6)
+
+
+def slices(evaluation: Evaluation, chosen: EvaluationSet, made: Material) -> dict[str, Any]:
+    """{"history_length" and "target_popularity": {slice: metrics}}."""
+    masks = {
+        "history_length": length_slices(chosen),
+        "target_popularity": popularity_slices(chosen.targets, made.train.counts()),
+    }
+    return {
+        title: {r.pop("slice"): {k: v for k, v in r.items() if k != "retriever"} for r in slice_rows(evaluation, each)}
+        for title, each in masks.items()
+    }
+
+
+def _levels(retriever: Any, chosen: EvaluationSet, tree: IndexTree) -> dict[str, Any]:
+    """Recall of the target's ancestor among the nodes kept 1, 3 and 6 levels above the leaves; 1 where nothing is pruned yet."""
+    sample = np.random.default_rng(0).permutation(len(chosen))[:LEVEL_USERS]
+    kept = level_recall(retriever.beams([chosen.seen[int(u)] for u in sample]), tree.paths()[chosen.targets[sample]])
+    told = {f"H-{up}": round(kept.get(tree.depth - up, 1.0), 4) for up in LEVELS_UP}
+    return {"recall_by_level": told, "levels_searched": min(kept, default=tree.depth)}
+
+
+class Benchmark:
+    """One data set's part of the table."""
+
+    def __init__(self, made: Material, options: dict[str, Any], split: str) -> None:
+        self.made, self.split = made, split
+        self.runs = Runs(made, options, progress=lambda text: typer.echo(text, err=True))
+
+    def cell(self, cell: Cell, seed: int) -> Iterator[Result]:
+        """The cell through its tree; for the default also every item scored, and retrieve-then-rescore."""
+        from model.exhaustive import Exhaustive
+        from model.rescore import RetrieveThenRescore
+        from model.tree_retriever import TreeRetriever
+
+        artifact, tree_artifact = self.runs.model(cell, seed), self.runs.tree(cell.tree, seed)
+        inputs = {"model": artifact, "tree": tree_artifact}
+        beam = self.runs.config(cell, seed).beam
+        tree = IndexTree.load(tree_artifact.path / "tree.npz")
+
+        def through(kind: type, **more: Any) -> Any:
+            def make(work: Path) -> Retriever:
+                model, index = self.runs.load(cell, seed)
+                retriever: Retriever = kind(model, index, beam=beam, **more)
+                return retriever
+
+            return make
+
+        own = {"beam": beam, "lifelong": cell.lifelong}
+        found, stored = self.runs.evaluation(
+            cell.name,
+            inputs,
+            through(TreeRetriever),
+            split=self.split,
+            own=own,
+            extra=lambda retriever, chosen: _levels(retriever, chosen, tree),
+        )
+        seconds = self.runs.train_seconds(cell, seed)
+        extra = {k: stored.meta[k] for k in ("recall_by_level", "levels_searched")}
+        if cell == Cell():
+            sample, _ = self.runs.evaluation(
+                "MISS (every item)", inputs, through(Exhaustive), split=self.split, own=own, users=LEVEL_USERS
+            )
+            extra["beam_against_exhaustive"] = _gap(found, sample)
+        yield self._result(cell.name, seed, found, seconds, asdict(cell), extra)
+        if cell == Cell():
+            found, _ = self.runs.evaluation(
+                "retrieve, then rescore", inputs, through(RetrieveThenRescore), split=self.split, own=own
+            )
+            yield self._result("retrieve, then rescore", seed, found, seconds, asdict(cell), {})
+
+    def baselines(self, seeds: list[int]) -> Iterator[Result]:
+        """Every baseline, for every seed where the seed matters."""
+        for rival in rivals(self.runs.progress):
+            for seed in seeds if rival.seeded else [None]:
+                fitted = self.runs.fitted(rival, seed)
+                for name, view in rival.named():
+
+                    def make(work: Path, rival: Any = rival, view: Any = view, fitted: Any = fitted) -> Retriever:
+                        retriever: Retriever = view(rival.load(fitted.path))
+                        return retriever
+
+                    found, _ = self.runs.evaluation(name, {"fitted": fitted}, make, split=self.split)
+                    yield self._result(name, seed, found, fitted.seconds, {}, {})
+
+    def _result(
+        self,
+        name: str,
+        seed: int | None,
+        found: Evaluation,
+        seconds: float,
+        cell: dict[str, Any],
+        extra: dict[str, Any],
+    ) -> Result:
+        chosen = self.made.test if self.split == "test" else self.made.validation
+        extra = extra | {"slices": slices(found, chosen, self.made)}
+        return Result(
+            dataset=self.made.dataset,
+            retriever=name,
+            seed=seed,
+            evaluation=found,
+            train_seconds=seconds,
+            cell=cell,
+            extra=extra,
+        )
+
+
+def _gap(beam: Evaluation, exhaustive: Evaluation) -> dict[str, Any]:
+    """The tree against scoring every item, on the users that both hold."""
+    n = len(exhaustive)
+    told: dict[str, Any] = {"users": n}
+    for metric, ours, theirs in (
+        ("recall@10", beam.hits(10)[:n].mean(), exhaustive.recall(10)),
+        ("recall@100", beam.hits(100)[:n].mean(), exhaustive.recall(100)),
+        ("ndcg@10", beam.gains()[:n].mean(), exhaustive.ndcg()),
+    ):
+        told[metric] = {"beam": round(float(ours), 5), "exhaustive": round(float(theirs), 5)}
+    return told
+
+
+def write(out: Path, results: list[Result], command: str) -> None:
+    """quality.json and quality.md: these results, and what stands there of other data sets."""
+    path, datasets = out / "quality.json", {r.dataset for r in results}
+    before = read_json(path) if path.is_file() else {"rows": [], "comparisons": []}
+    kept = {part: [r for r in before[part] if r["dataset"] not in datasets] for part in ("rows", "comparisons")}
+    report = {
+        "meta": {
+            "commit": _git("rev-parse", "HEAD"),
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": f"{platform.machine()}, {platform.system()}, two cores, no accelerator",
+            "command": command,
+        },
+        "rows": kept["rows"] + [row(r) for r in results],
+        "comparisons": kept["comparisons"] + comparisons(results, "MISS"),
+    }
+    write_json(path, report)
+    write_bytes(out / "quality.md", markdown(report).encode())
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def main(
+    dataset: Annotated[list[str], typer.Option(help=f"data set, repeatable: {', '.join(SOURCES)}")],
+    seeds: Annotated[str, typer.Option(help="seeds, comma-separated")] = "0",
+    cells: Annotated[
+        str, typer.Option(help="star (the default and each step from it), full, default or none")
+    ] = "star",
+    baselines: Annotated[bool, typer.Option(help="also fit the baselines")] = True,
+    split: Annotated[str, typer.Option(help="test, or validation while tuning")] = "test",
+    options: Annotated[str, typer.Option(help="JSON over the default training options, e.g. a smaller budget")] = "{}",
+    data: Annotated[Path, typer.Option(help="folder of the data sets")] = ROOT.parent / "shared" / "data",
+    home: Annotated[Path, typer.Option(help="where runs are kept")] = ROOT / ".miss-bench",
+    out: Annotated[Path, typer.Option(help="where quality.json goes")] = ROOT / "benchmarks" / "results",
+) -> None:
+    """Train and evaluate whatever is not there yet, and write the table."""
+    quiet_environment()
+    chosen = {"star": star, "full": full, "default": lambda: [Cell()], "none": list}.get(cells)
+    if chosen is None or split not in ("test", "validation"):
+        raise BadInput(f"--cells {cells} --split {split}: give star, full, default or none; test or validation")
+    try:
+        numbers, over = [int(x) for x in seeds.split(",")], json.loads(options)
+    except ValueError as error:
+        raise BadInput(f"--seeds {seeds} --options {options}: give whole numbers and a JSON object") from error
+    command = "python -m benchmarks.ablation " + " ".join(sys.argv[1:])
+    for name in dataset:
+        part = Benchmark(prepare(name, data=data.resolve(), home=home.resolve()), over, split)
+        results: list[Result] = []
+        for seed in numbers:
+            for cell in chosen():
+                results += part.cell(cell, seed)
+                write(out, results, command)
+        if baselines:
+            for result in part.baselines(numbers):
+                results.append(result)
+                write(out, results, command)
+    typer.echo((out / "quality.md").read_text())
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except MissError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,86 @@
+"""The ablation grid: which models are trained, as plain values.
+
+- `star`: the default, every single step away from it, and the TDM corner (ID-only, short history) on each of its trees.
+- `full`: the whole cross product; combinations that differ in nothing (an ESU without MM-GSU, negatives without a lifelong
+  path) are the same cell and appear once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Any, Literal, get_args
+
+__all__ = ["Cell", "Lifelong", "Tree", "full", "star"]
+
+Tree = Literal["aligned", "raw", "category", "random", "id-learnt"]
+Lifelong = Literal["co+mm", "co", "mm", "none"]
+Esu = Literal["sata-simtier", "id"]
+Negatives = Literal["beam", "uniform"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One point of the grid."""
+
+    tree: Tree = "aligned"
+    """What decides which items lie together."""
+    lifelong: Lifelong = "co+mm"
+    """Search units on top of the short reading."""
+    esu: Esu = "sata-simtier"
+    """How MM-GSU's finds are attended to."""
+    negatives: Negatives = "beam"
+    """What the lifelong path is told apart from."""
+    multi_modal_score: bool = True
+    """Whether W z_n is part of a node's embedding."""
+
+    def normal(self) -> Cell:
+        """The same model with what it does not use at its default."""
+        esu = self.esu if "mm" in self.lifelong else "sata-simtier"
+        return replace(self, esu=esu, negatives=self.negatives if self.lifelong != "none" else "beam")
+
+    @property
+    def name(self) -> str:
+        """How tables call it."""
+        if self == Cell():
+            return "MISS"
+        if self.lifelong == "none" and not self.multi_modal_score and self.tree in ("random", "category", "id-learnt"):
+            return f"TDM ({self.tree} tree)"
+        default = asdict(Cell())
+        return "MISS, " + ", ".join(_TOLD[k](v) for k, v in asdict(self).items() if v != default[k])
+
+    def options(self) -> dict[str, Any]:
+        """Options of model.training.TrainingConfig."""
+        lifelong = {"co_gsu": "co" in self.lifelong, "mm_gsu": "mm" in self.lifelong, "esu": self.esu}
+        return {
+            "scorer": {"multi_modal_score": self.multi_modal_score, "lifelong": lifelong},
+            "lifelong": {"negatives": self.negatives},
+        }
+
+
+_TOLD = {
+    "tree": lambda v: f"{v} tree",
+    "lifelong": lambda v: {"co": "Co-GSU alone", "mm": "MM-GSU alone", "none": "short history"}[v],
+    "esu": lambda v: "ID attention",
+    "negatives": lambda v: "uniform negatives",
+    "multi_modal_score": lambda v: "no multi-modal score",
+}
+
+
+def star() -> list[Cell]:
+    """The default first, then one step in each direction, then TDM."""
+    cells = [Cell()]
+    cells += [Cell(lifelong=x) for x in ("none", "co", "mm")]
+    cells += [Cell(esu="id"), Cell(negatives="uniform"), Cell(multi_modal_score=False)]
+    cells += [Cell(tree=x) for x in ("raw", "category", "random", "id-learnt")]
+    cells += [Cell(tree=x, lifelong="none", multi_modal_score=False) for x in ("id-learnt", "category", "random")]
+    return cells
+
+
+def full() -> list[Cell]:
+    """Every different model of the grid, the star's first."""
+    axes = (get_args(Tree), get_args(Lifelong), get_args(Esu), get_args(Negatives), (True, False))
+    crossed = (
+        Cell(tree=t, lifelong=x, esu=e, negatives=n, multi_modal_score=m).normal() for t, x, e, n, m in product(*axes)
+    )
+    return list(dict.fromkeys([*star(), *crossed]))
