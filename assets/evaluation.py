@@ -29,7 +29,7 @@ def saved_evaluations(folder: Path) -> "list[Evaluation]":
     return [Evaluation.load(path) for path in sorted(folder.glob("*.npz"))]
 
 
-@dg.asset(group_name=GROUP, code_version="1", kinds={"scipy"})
+@dg.asset(group_name=GROUP, code_version="2", kinds={"scipy"})
 def baselines(
     context: dg.AssetExecutionContext, stores: Stores, training_histories: Artifact
 ) -> dg.MaterializeResult[Artifact]:
@@ -45,7 +45,7 @@ def baselines(
         fits = (
             lambda: Popularity.fit(train),
             lambda: ItemKNN.fit(train),
-            lambda: ItemKNN.fit(train, ItemKNNConfig(window=10)),
+            lambda: ItemKNN.fit(train, ItemKNNConfig(window=40, backward=0.5, decay=0.6)),
             lambda: EASE.fit(train),
         )
         for number, fit in enumerate(fits):
@@ -57,7 +57,7 @@ def baselines(
         return {"rows": rows}
 
     artifact, reused = stores.artifacts.produce(
-        "baselines", code_version="1", config={}, inputs={"histories": training_histories}, build=build
+        "baselines", code_version="2", config={}, inputs={"histories": training_histories}, build=build
     )
     return materialized(artifact, reused=reused)
 

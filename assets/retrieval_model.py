@@ -10,19 +10,20 @@ from assets.catalogue import evaluation_set
 from assets.stores.artifacts import Artifact
 from assets.stores.io_manager import materialized, picture
 from assets.stores.resource import Stores
-from model.configure import configure
+from model.configure import configure, merged
 from model.histories import Histories
 from model.index_tree import IndexTree
 
 
-@dg.asset(group_name="model", code_version="1", kinds={"pytorch"})
+@dg.asset(group_name="model", code_version="2", kinds={"pytorch"})
 def retrieval_model(
     context: dg.AssetExecutionContext, stores: Stores, index_tree: Artifact, training_histories: Artifact
 ) -> dg.MaterializeResult[Artifact]:
     """Dense path, then lifelong path (DESIGN 4); the parameters of the best validation epoch."""
-    from model.training import TrainingConfig, save_parameters, train_model
+    from model.training import TrainingConfig, options_for, save_parameters, train_model
 
-    config = configure(TrainingConfig, stores.settings.training, where="training")
+    train = Histories.load(training_histories.path / "train.npz")
+    config = configure(TrainingConfig, merged(options_for(train), stores.settings.training), where="training")
 
     def build(folder: Path, work: Path) -> dict[str, Any]:
         from model.files import write_json
@@ -30,7 +31,7 @@ def retrieval_model(
 
         model, curves = train_model(
             IndexTree.load(index_tree.path / "tree.npz"),
-            Histories.load(training_histories.path / "train.npz"),
+            train,
             evaluation_set(training_histories, "validation"),
             config,
             work=work,
@@ -46,6 +47,6 @@ def retrieval_model(
 
     inputs = {"tree": index_tree, "histories": training_histories}
     artifact, reused = stores.artifacts.produce(
-        "retrieval_model", code_version="1", config=asdict(config), inputs=inputs, build=build
+        "retrieval_model", code_version="2", config=asdict(config), inputs=inputs, build=build
     )
     return materialized(artifact, reused=reused, curves=picture(artifact.path / "curves.png"))

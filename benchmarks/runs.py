@@ -15,13 +15,13 @@ from assets.stores.artifacts import Artifact
 from benchmarks.grid import Cell, Tree
 from benchmarks.material import Material
 from benchmarks.rivals import Rival
-from model.configure import configure
+from model.configure import configure, merged
 from model.evaluation import Evaluation, evaluate
 from model.files import write_json
 from model.histories import EvaluationSet
 from model.index_tree import IndexTree, TreeConfig, build_tree
 from model.retriever import Retriever
-from model.training import TrainingConfig
+from model.training import TrainingConfig, options_for
 
 __all__ = ["Runs"]
 
@@ -35,11 +35,12 @@ class Runs:
 
     def __init__(self, material: Material, options: Mapping[str, Any], *, progress: Progress = print) -> None:
         """options: of `TrainingConfig`, over which each cell lays its own."""
-        self.material, self.options, self.progress = material, options, progress
+        self.material, self.progress = material, progress
+        self.options = merged(options_for(material.train), options)
 
     def config(self, cell: Cell, seed: int) -> TrainingConfig:
         """The cell's whole configuration."""
-        return configure(TrainingConfig, _merged(self.options, {**cell.options(), "seed": seed}), where="training")
+        return configure(TrainingConfig, merged(self.options, {**cell.options(), "seed": seed}), where="training")
 
     def tree(self, kind: Tree, seed: int) -> Artifact:
         """The index tree of a kind; `seed` matters where the tree is random or learnt."""
@@ -83,7 +84,7 @@ class Runs:
             made = self.material
             self.progress(f"{made.dataset}: dense path on the {cell.tree} tree, seed {seed}")
             index = IndexTree.load(tree.path / "tree.npz")
-            model, curves = train_model(index, made.train, made.validation, config, work=work, progress=self.progress)
+            model, curves = train_model(index, histories, made.validation, config, work=work, progress=self.progress)
             save_parameters(model, folder / "parameters.npz")
             write_json(folder / "curves.json", dict(curves))
             return {"train_seconds": _seconds(curves)}
@@ -200,12 +201,3 @@ _TDM = Cell(tree="random", lifelong="none", multi_modal_score=False)
 
 def _seconds(curves: Mapping[str, Any]) -> float:
     return float(sum(point.get("seconds", 0.0) for curve in curves.values() for point in curve))
-
-
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, nested mappings merged."""
-    merged = dict(base)
-    for name, value in over.items():
-        old = merged.get(name)
-        merged[name] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from model.errors import BadInput
 
-__all__ = ["configure"]
+__all__ = ["configure", "merged"]
 
 T = TypeVar("T")
 
@@ -25,6 +25,15 @@ def _check_names(cls: Any, values: Mapping[str, Any], where: str) -> None:
             )
         if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
             _check_names(hints[name], value, f"{where}{name}.")
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, nested mappings merged."""
+    result = dict(base)
+    for name, value in over.items():
+        old = result.get(name)
+        result[name] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
 
 
 def configure(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:

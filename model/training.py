@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,9 @@ __all__ = [
     "train_model",
 ]
 
+SMALL = 300_000
+"""Training behaviors below which the model is smaller by default."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
@@ -46,6 +50,19 @@ class TrainingConfig:
     """Beam of the search that validates and serves."""
     seed: int = 0
     """Seed of everything random."""
+
+
+def options_for(train: Histories) -> dict[str, Any]:
+    """Options that suit the size of the logs, for a caller to lay its own over; none where the defaults do.
+
+    Fewer than `SMALL` behaviors do not feed a model of d = 128, and those who try the product out wait for it.
+    """
+    if len(train.items) >= SMALL:
+        return {}
+    return {
+        "scorer": {"d": 64, "heads": 2, "layers": 2, "window": 100, "dropout": 0.2},
+        "dense": {"epochs": 20},
+    }
 
 
 def new_model(tree: IndexTree, config: TrainingConfig) -> MISS:
