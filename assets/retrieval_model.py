@@ -28,6 +28,7 @@ def retrieval_model(
     def build(folder: Path, work: Path) -> dict[str, Any]:
         from model.files import write_json
         from model.plots import loss_curves
+        from model.stage import timeless
 
         model, curves = train_model(
             IndexTree.load(index_tree.path / "tree.npz"),
@@ -38,12 +39,13 @@ def retrieval_model(
             progress=context.log.info,
         )
         save_parameters(model, folder / "parameters.npz")
-        write_json(folder / "curves.json", dict(curves))
+        write_json(folder / "curves.json", {stage: timeless(curve) for stage, curve in curves.items()})
         (folder / "curves.png").write_bytes(loss_curves(curves))
         best = {
             f"{stage}_best_validation_ndcg": max(p["validation_ndcg@10"] for p in c) for stage, c in curves.items() if c
         }
-        return {"parameters": sum(p.numel() for p in model.parameters()), "config": asdict(config)} | best
+        seconds = {f"{stage}_seconds": sum(p.get("seconds", 0.0) for p in c) for stage, c in curves.items()}
+        return seconds | {"parameters": sum(p.numel() for p in model.parameters()), "config": asdict(config)} | best
 
     inputs = {"tree": index_tree, "histories": training_histories}
     artifact, reused = stores.artifacts.produce(

@@ -130,12 +130,15 @@ def _slices(rows: Sequence[dict[str, Any]]) -> str:
     """NDCG@10 by history length and by the target's popularity, first seed of each retriever that has slices."""
     parts = []
     for title, key in (("history length", "history_length"), ("the target's popularity", "target_popularity")):
-        having = {r["retriever"]: r for r in reversed(rows) if key in r.get("slices", {})}
+        having: dict[str, dict[str, Any]] = {}
+        for each in rows:
+            if key in each.get("slices", {}):
+                having.setdefault(each["retriever"], each)
         if not having:
             continue
         names = list(next(iter(having.values()))["slices"][key])
         lines = [f"| NDCG@10 by {title} | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-        for name in reversed(having):
+        for name in having:
             values = having[name]["slices"][key]
             lines.append(f"| {name} | " + " | ".join(f"{values[n]['ndcg@10']:.4f}" for n in names) + " |")
         parts.append("\n".join(lines))

@@ -21,6 +21,7 @@ from model.files import write_json
 from model.histories import EvaluationSet
 from model.index_tree import IndexTree, TreeConfig, build_tree
 from model.retriever import Retriever
+from model.stage import timeless
 from model.training import TrainingConfig, options_for
 
 __all__ = ["Runs"]
@@ -86,7 +87,7 @@ class Runs:
             index = IndexTree.load(tree.path / "tree.npz")
             model, curves = train_model(index, histories, made.validation, config, work=work, progress=self.progress)
             save_parameters(model, folder / "parameters.npz")
-            write_json(folder / "curves.json", dict(curves))
+            write_json(folder / "curves.json", {stage: timeless(curve) for stage, curve in curves.items()})
             return {"train_seconds": _seconds(curves)}
 
         own = {"scorer": asdict(config.scorer), "dense": asdict(config.dense), "seed": seed}
@@ -120,7 +121,7 @@ class Runs:
                 progress=self.progress,
             )
             save_parameters(model, folder / "parameters.npz")
-            write_json(folder / "curves.json", {"lifelong": curve})
+            write_json(folder / "curves.json", {"lifelong": timeless(curve)})
             return {"train_seconds": _seconds({"lifelong": curve})}
 
         own = {"scorer": asdict(config.scorer), "lifelong": asdict(config.lifelong), "beam": config.beam, "seed": seed}

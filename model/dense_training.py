@@ -20,7 +20,7 @@ from model.histories import EvaluationSet, Histories, left_padded
 from model.index_tree import IndexTree
 from model.level_loss import level_softmax_loss
 from model.scorer import MISS, NodeTables
-from model.stage import Progress, Stage, stage_rng
+from model.stage import Progress, Report, Stage, stage_rng
 
 __all__ = ["DenseConfig", "exact_ndcg", "pad_left", "train_dense", "windows"]
 
@@ -144,6 +144,7 @@ def train_dense(
     seed: int,
     checkpoint: Path | None = None,
     progress: Progress = print,
+    report: Report | None = None,
 ) -> list[dict[str, float]]:
     """Train the dense path in place; the model ends with the parameters of its best epoch. Returns the curve.
 
@@ -187,4 +188,4 @@ def train_dense(
         point |= {f"loss_level_{h}": value / steps for h, value in zip(levels.levels, sums[1:], strict=True)}
         return point | {"validation_ndcg@10": exact_ndcg(model, validation)}
 
-    return stage.run(epoch)
+    return stage.run(epoch, report=report)

@@ -87,7 +87,7 @@ class _PointwiseLayer(nn.Module):
     def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
         # as _Layer's
         b, s, d = x.shape
-        u, q, k, v = F.silu(self.uqkv(self.norm_in(x))).split(d, dim=-1)
+        u, q, k, v = torch.chunk(F.silu(self.uqkv(self.norm_in(x))), 4, dim=-1)
         q, k, v = (y.reshape(b, s, self.heads, d // self.heads).transpose(1, 2) for y in (q, k, v))
         weights = F.silu(q @ k.transpose(-1, -2) + _by_distance(self.distance_bias, s) + hidden)
         attended = (weights @ v).transpose(1, 2).reshape(b, s, d) / self.window

@@ -22,14 +22,21 @@ from torch import Tensor
 from model.files import write_bytes
 from model.scorer import MISS
 
-__all__ = ["Checkpoint", "Progress", "Stage", "stage_rng"]
+__all__ = ["Checkpoint", "Progress", "Report", "Stage", "stage_rng", "timeless"]
 
 Progress = Callable[[str], None]
+Report = Callable[[int, float], None]
+"""Told (epoch, validation NDCG@10) after each epoch; what it raises ends the training."""
 
 
 def stage_rng(seed: int, stage: str, epoch: int) -> np.random.Generator:
     """The random numbers of one epoch."""
     return np.random.default_rng([seed, zlib.crc32(stage.encode()), epoch])
+
+
+def timeless(curve: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The curve without the seconds: what the same seed and data give again, to the last bit."""
+    return [{name: value for name, value in point.items() if name != "seconds"} for point in curve]
 
 
 def _schedule(step: int, total: int, warmup: int) -> float:
@@ -98,7 +105,13 @@ class Stage:
         scores = [point["validation_ndcg@10"] for point in self.curve]
         return int(np.argmax(scores)) if scores else -1
 
-    def run(self, epoch_fn: Callable[[int], dict[str, float]], *, start: float | None = None) -> list[dict[str, float]]:
+    def run(
+        self,
+        epoch_fn: Callable[[int], dict[str, float]],
+        *,
+        start: float | None = None,
+        report: Report | None = None,
+    ) -> list[dict[str, float]]:
         """Run the epochs that are not done yet; the model ends with its best parameters. `start` is the score to beat."""
         state = self.checkpoint.load()
         if state is not None:
@@ -127,6 +140,8 @@ class Stage:
                 if not name.startswith(("loss_level_", "seconds"))
             )
             self.progress(f"{self.name} epoch {epoch + 1}/{self.epochs}: {told}, {point['seconds']:.0f} s")
+            if report is not None:  # before the checkpoint: an epoch may be told twice, never not at all
+                report(epoch, point["validation_ndcg@10"])
             self.checkpoint.save(
                 {
                     "model": self.model.state_dict(),

@@ -108,6 +108,7 @@ class TransitionStrength(nn.Module):
             below = self.offsets[level + 1]
             local = self.child_table[self.offsets[level] : below] - below  # (nodes, b); absent ones below 0
             local = torch.where(local < 0, local[:, :1], local)
-            levels.append(levels[-1][:, :, local.reshape(-1)].unflatten(2, local.shape).amax(-1))
+            below_it = levels[-1][:, :, local.reshape(-1)].reshape(b, self.features, *local.shape)
+            levels.append(below_it.amax(-1))
         highest = levels[0].amax(-1, keepdim=True).clamp(min=1e-12)
         return torch.log(torch.cat(levels[::-1], dim=2) / highest + _NEGLIGIBLE)

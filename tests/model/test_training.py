@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from planted import make_histories, ring_vectors
 
 from model.configure import configure
@@ -20,12 +21,20 @@ from model.dense_training import DenseConfig, exact_ndcg, windows
 from model.errors import BadInput
 from model.evaluation import evaluate
 from model.files import digest_file
-from model.histories import leave_one_out
-from model.index_tree import build_tree
+from model.histories import Histories, leave_one_out
+from model.index_tree import IndexTree, build_tree
 from model.lifelong import LifelongConfig
-from model.lifelong_training import LifelongTraining, search_ndcg
-from model.scorer import ScorerConfig
-from model.training import TrainingConfig, load_parameters, new_model, save_parameters, train_model
+from model.lifelong_training import LifelongTraining, search_ndcg, train_lifelong
+from model.scorer import MISS, ScorerConfig
+from model.training import (
+    TrainingConfig,
+    adopt_parameters,
+    load_parameters,
+    new_model,
+    save_parameters,
+    train_model,
+)
+from model.transitions import followers
 from model.tree_retriever import TreeRetriever
 
 ITEMS = 64
@@ -86,6 +95,57 @@ def test_uniform_negatives_are_an_option_that_trains() -> None:
     assert {"loss", "loss_dense", "gradient_norm"} <= set(curves["lifelong"][1])
 
 
+def dense_alone(model: MISS, tree: IndexTree, config: TrainingConfig) -> MISS:
+    lifelong = replace(config.scorer.lifelong, co_gsu=False, mm_gsu=False)
+    short = MISS(tree, replace(config.scorer, lifelong=lifelong))
+    short.load_state_dict({name: value for name, value in model.state_dict().items() if name in short.state_dict()})
+    return short.eval()
+
+
+def reads_counts_of(model: MISS, histories: Histories) -> bool:
+    assert model.transitions is not None
+    items, weights = followers(histories, model.config.lifelong.counts)
+    own_items, own_weights = model.transitions.items[:-1].numpy(), model.transitions.weights[:-1].numpy()
+    return np.array_equal(own_items, items) and np.array_equal(own_weights, weights)
+
+
+def lifelong_stage(
+    model: MISS, tree: IndexTree, checkpoint: Path | None = None, **options: float
+) -> tuple[Histories, list[dict[str, float]]]:
+    train, validation, _ = _data(80)
+    config = replace(TINY.lifelong, validation_users=20, **options)
+    return train, train_lifelong(
+        model, tree, train, validation, config, beam=8, seed=0, checkpoint=checkpoint, progress=_quiet
+    )
+
+
+def test_a_lifelong_stage_stopped_within_an_epoch_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    tree = build_tree(ring_vectors(ITEMS))
+    whole = new_model(tree, TINY)
+    train, curve = lifelong_stage(whole, tree, epochs=3)
+    broken, reads = new_model(tree, TINY), 0
+    read = broken.read
+
+    def stops(*arguments: object) -> object:
+        nonlocal reads
+        reads += torch.is_grad_enabled()
+        if reads == 8:  # an epoch has five steps
+            raise KeyboardInterrupt
+        return read(*arguments)  # type: ignore[arg-type]
+
+    broken.read = stops  # type: ignore[method-assign, assignment]
+    with pytest.raises(KeyboardInterrupt):
+        lifelong_stage(broken, tree, tmp_path / "lifelong.pt", epochs=3)
+    again = new_model(tree, TINY)
+    _, resumed = lifelong_stage(again, tree, tmp_path / "lifelong.pt", epochs=3)
+    assert reads_counts_of(again, train)
+    for name, model in (("whole", whole), ("again", again)):
+        save_parameters(model, tmp_path / f"{name}.npz")
+    assert digest_file(tmp_path / "whole.npz") == digest_file(tmp_path / "again.npz")
+    for one, other in zip(curve, resumed, strict=True):
+        assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
+
+
 _PROGRAM = """
 import sys
 from pathlib import Path
@@ -135,6 +195,8 @@ def test_a_killed_run_ends_where_an_unbroken_one_ends(tmp_path: Path, until: str
     assert again.returncode == 0
     assert "resumed after epoch" in told
     assert digest_file(whole / "parameters.npz") == digest_file(broken / "parameters.npz")
+    ended, train = load_parameters(build_tree(ring_vectors(ITEMS)), TINY, broken / "parameters.npz"), _data()[0]
+    assert reads_counts_of(ended, train), "everybody's behaviors, not those less what the stage learnt from"
 
 
 def test_parameters_round_trip_and_another_tree_is_refused(tmp_path: Path) -> None:
@@ -150,6 +212,38 @@ def test_parameters_round_trip_and_another_tree_is_refused(tmp_path: Path) -> No
     train, validation, _ = _data(20)
     with pytest.raises(BadInput, match="materialize index_tree again"):
         train_model(build_tree(ring_vectors(ITEMS + 9)), train, validation, TINY)
+
+
+def test_a_dense_path_that_others_trained_is_taken_over_and_one_of_another_shape_is_refused(tmp_path: Path) -> None:
+    tree = build_tree(ring_vectors(ITEMS))
+    trained = dense_alone(new_model(tree, replace(TINY, seed=5)), tree, TINY)
+    save_parameters(trained, tmp_path / "dense.npz")
+    model = new_model(tree, TINY)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    adopt_parameters(model, tmp_path / "dense.npz")
+    theirs, after = trained.state_dict(), model.state_dict()
+    for name, value in after.items():
+        assert torch.equal(value, theirs[name] if name in theirs else before[name]), name
+    assert set(after) - set(theirs) >= {"dense_gain", "transition_gain", "gates", "transitions.weights"}
+    users = [np.array([3, 4, 5]), np.array([], np.int64)]
+    a, b = (TreeRetriever(m.eval(), tree, beam=8).recommend(users, 8) for m in (trained, model))
+    assert a[0].tolist() == b[0].tolist(), "the lifelong path starts as exactly this dense path"
+    wide = replace(TINY, scorer=replace(TINY.scorer, d=24))
+    with pytest.raises(BadInput, match=r"dense\.npz holds \S+ of shape \(.*16.*\), this model \(.*24.*\)"):
+        adopt_parameters(new_model(tree, wide), tmp_path / "dense.npz")
+    with pytest.raises(BadInput, match="node_"):
+        adopt_parameters(new_model(build_tree(ring_vectors(ITEMS + 9)), TINY), tmp_path / "dense.npz")
+
+
+@pytest.mark.parametrize("users", [-1, 0, 1, 5, 10_000])
+def test_the_first_users_of_an_evaluation_are_those_users_whole(users: int) -> None:
+    _, validation, _ = _data(40)
+    part = validation.first(users)
+    kept = min(max(users, 0), len(validation))
+    assert (len(part), len(part.seen), part.split) == (kept, kept, "validation")
+    assert part.users.tolist() == validation.users[:kept].tolist()
+    assert part.targets.tolist() == validation.targets[:kept].tolist()
+    assert [part.seen[u].tolist() for u in range(kept)] == [validation.seen[u].tolist() for u in range(kept)]
 
 
 def test_options_are_read_from_text_and_mistakes_are_named() -> None:
