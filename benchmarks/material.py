@@ -64,7 +64,7 @@ def prepare(dataset: str, *, data: Path, home: Path) -> Material:
     _ingest(dataset, settings, data)
     from orchestration.run import materialize
 
-    if not materialize(settings, select="+index_tree"):
+    if not materialize(settings, select="+key:index_tree"):
         raise BadInput(f"the assets of {dataset} failed a check; run `miss materialize` on {settings.root} to see it")
     store = ArtifactStore(settings.artifacts)
     names = (

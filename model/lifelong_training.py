@@ -45,7 +45,7 @@ __all__ = ["LifelongTraining", "search_ndcg", "tail_lengths", "train_lifelong"]
 class LifelongTraining:
     """Lifelong stage."""
 
-    epochs: int = 4
+    epochs: int = 6
     """Passes over the users at most."""
     patience: int = 2
     """Epochs without a better validation NDCG@10 before it stops."""

@@ -64,12 +64,33 @@ def ingest(
 @app.command(help="Make what is missing, judge it, promote a first champion.")
 def materialize(
     select: Annotated[
-        str | None, typer.Option("--select", help="Only these assets: a Dagster selection, e.g. 'index_tree+'.")
+        str | None, typer.Option("--select", help="Only these assets: a Dagster selection, e.g. 'key:index_tree+'.")
     ] = None,
 ) -> None:
     from orchestration.commands import build
 
     build.materialize(select)
+
+
+@app.command(help="Search the training options, every trial a run in MLflow.")
+def tune(
+    trials: Annotated[int, typer.Option("--trials", min=1, help="How many, earlier ones included.")] = 10,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs of the dense path in a trial.")] = 6,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of what is tried.")] = 0,
+    space: Annotated[
+        Path | None,
+        typer.Option(
+            "--space",
+            metavar="FILE.json",
+            help='Options and their values or ranges: {"scorer.layers": [2, 4], "dense.learning_rate": {"low": 5e-4, '
+            '"high": 5e-3, "log": true}}.',
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    from orchestration.commands import tune as command
+
+    command.tune(trials=trials, epochs=epochs, seed=seed, space=space, as_json=as_json)
 
 
 @app.command(help="Show the champion's metrics beside every baseline's.")

@@ -56,7 +56,7 @@ def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
 
 def materialize(settings: Settings, *, select: str | None = None) -> bool:
-    """Materialize the graph, or the assets of a Dagster selection such as "index_tree+"; whether all went well.
+    """Materialize the graph, or the assets of a Dagster selection such as "key:index_tree+"; whether all went well.
 
     What is made already from the same inputs is reused. A deliberate error of an asset (a MissError) is raised as it is;
     a failed check returns False after its rules were logged. BadInput for a selection that names nothing.

@@ -22,6 +22,7 @@ COMMANDS = [
     "demo",
     "ingest",
     "materialize",
+    "tune",
     "evaluate",
     "recommend",
     "status",

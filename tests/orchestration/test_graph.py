@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -178,6 +179,23 @@ def test_running_again_reuses_everything(home: Path) -> None:
     digests = champion_of(home)["digests"]
     miss(home, "materialize")
     assert {p: p.stat().st_mtime_ns for p in (home / "artifacts").rglob("manifest.json")} == stamps
+    assert champion_of(home)["digests"] == digests
+
+
+def test_tuning_logs_every_trial_under_one_run_and_changes_nothing(home: Path, tmp_path: Path) -> None:
+    space = tmp_path / "space.json"
+    space.write_text('{"dense.learning_rate": {"low": 0.001, "high": 0.004, "log": true}}')
+    digests = champion_of(home)["digests"]
+    tune = ["tune", "--epochs", "1", "--space", str(space), "--json", "--trials"]
+    first = json.loads(miss(home, *tune, "2"))
+    assert [each["number"] for each in first["trials"]] == [0, 1]
+    assert first["best"]["value"] >= first["default"]["value"] > 0
+    assert set(first["environment"]) == {"MISS_TRAINING__DENSE__LEARNING_RATE"}
+    assert Path(first["picture"]).read_bytes().startswith(b"\x89PNG")
+    assert json.loads(miss(home, *tune, "2"))["trials"] == first["trials"], "nothing is tried twice"
+    with sqlite3.connect(home / "mlflow.db") as database:
+        query = "select count(*) from tags where key = 'mlflow.parentRunId' and value = ?"
+        assert database.execute(query, [first["mlflow_run_id"]]).fetchone() == (2,)
     assert champion_of(home)["digests"] == digests
 
 
