@@ -3,18 +3,20 @@
     python -m benchmarks.ablation --dataset movielens-1m --seeds 0,1,2
 
 - Every model is trained once and every evaluation made once: both are found again by digests under --home, also after a kill.
-- Results go to <out>/quality.json and <out>/quality.md after every row, so a run that is stopped leaves what it has.
-- Rows of other data sets that stand in quality.json already are kept.
+- Results go to <out>/quality.json and <out>/quality.md after every row, so a run that is stopped leaves what it has; with the
+  default <out> the README's table follows.
+- Rows of other data sets, splits and budgets (--options) that stand in quality.json already are kept.
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,9 +27,10 @@ import typer
 from assets.settings import quiet_environment
 from benchmarks.grid import Cell, full, star
 from benchmarks.material import SOURCES, Material, prepare
-from benchmarks.report import Result, comparisons, markdown, row
+from benchmarks.report import Result, comparisons, gains, row
 from benchmarks.rivals import rivals
 from benchmarks.runs import Runs
+from benchmarks.tables import markdown, part_of, place
 from model.errors import BadInput, MissError
 from model.evaluation import Evaluation, length_slices, level_recall, popularity_slices, slice_rows
 from model.files import read_json, write_bytes, write_json
@@ -36,9 +39,12 @@ from model.index_tree import IndexTree
 from model.retriever import Retriever
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 LEVEL_USERS = 1000
 """Users whose beams are kept, and who are scored on every item: a sample tells the level that loses."""
 LEVELS_UP = (1, 3, 6)
+SWITCHED_OFF = "MISS, lifelong path switched off"
+"""The default's own dense path through the tree: what the lifelong path adds for whom is read against it."""
 
 
 def slices(evaluation: Evaluation, chosen: EvaluationSet, made: Material) -> dict[str, Any]:
@@ -65,11 +71,12 @@ class Benchmark:
     """One data set's part of the table."""
 
     def __init__(self, made: Material, options: dict[str, Any], split: str) -> None:
-        self.made, self.split = made, split
+        self.made, self.split, self.options = made, split, options
+        self.chosen = made.test if split == "test" else made.validation
         self.runs = Runs(made, options, progress=lambda text: typer.echo(text, err=True))
 
     def cell(self, cell: Cell, seed: int) -> Iterator[Result]:
-        """The cell through its tree; for the default also every item scored, and retrieve-then-rescore."""
+        """The cell through its tree; for the default also every item scored, retrieve-then-rescore, and its dense path alone."""
         from model.exhaustive import Exhaustive
         from model.rescore import RetrieveThenRescore
         from model.tree_retriever import TreeRetriever
@@ -79,10 +86,9 @@ class Benchmark:
         beam = self.runs.config(cell, seed).beam
         tree = IndexTree.load(tree_artifact.path / "tree.npz")
 
-        def through(kind: type, **more: Any) -> Any:
+        def through(kind: type, load: Callable[[Cell, int], Any] = self.runs.load) -> Any:
             def make(work: Path) -> Retriever:
-                model, index = self.runs.load(cell, seed)
-                retriever: Retriever = kind(model, index, beam=beam, **more)
+                retriever: Retriever = kind(*load(cell, seed), beam=beam)
                 return retriever
 
             return make
@@ -109,6 +115,16 @@ class Benchmark:
                 "retrieve, then rescore", inputs, through(RetrieveThenRescore), split=self.split, own=own
             )
             yield self._result("retrieve, then rescore", seed, found, seconds, asdict(cell), {})
+            dense = self.runs.dense(cell, seed)
+            found, _ = self.runs.evaluation(
+                SWITCHED_OFF,
+                {"model": dense, "tree": tree_artifact},
+                through(TreeRetriever, self.runs.load_dense),
+                split=self.split,
+                own={"beam": beam},
+            )
+            told = asdict(replace(cell, lifelong="none"))
+            yield self._result(SWITCHED_OFF, seed, found, float(dense.meta["train_seconds"]), told, {})
 
     def baselines(self, seeds: list[int]) -> Iterator[Result]:
         """Every baseline, for every seed where the seed matters."""
@@ -133,8 +149,7 @@ class Benchmark:
         cell: dict[str, Any],
         extra: dict[str, Any],
     ) -> Result:
-        chosen = self.made.test if self.split == "test" else self.made.validation
-        extra = extra | {"slices": slices(found, chosen, self.made)}
+        extra = extra | {"slices": slices(found, self.chosen, self.made)}
         return Result(
             dataset=self.made.dataset,
             retriever=name,
@@ -142,6 +157,7 @@ class Benchmark:
             evaluation=found,
             train_seconds=seconds,
             cell=cell,
+            options=self.options,
             extra=extra,
         )
 
@@ -159,23 +175,35 @@ def _gap(beam: Evaluation, exhaustive: Evaluation) -> dict[str, Any]:
     return told
 
 
-def write(out: Path, results: list[Result], command: str) -> None:
-    """quality.json and quality.md: these results, and what stands there of other data sets."""
-    path, datasets = out / "quality.json", {r.dataset for r in results}
-    before = read_json(path) if path.is_file() else {"rows": [], "comparisons": []}
-    kept = {part: [r for r in before[part] if r["dataset"] not in datasets] for part in ("rows", "comparisons")}
+def write(out: Path, part: Benchmark, results: list[Result], command: str) -> None:
+    """quality.json and quality.md: these results, and what stands there of other data sets, splits and budgets.
+
+    The README follows where `out` is the default.
+    """
+    path, own = (
+        out / "quality.json",
+        part_of({"dataset": part.made.dataset, "split": part.split, "options": part.options}),
+    )
+    before = read_json(path) if path.is_file() else {}
+    new = {
+        "rows": [row(r) for r in results],
+        "comparisons": comparisons(results, "MISS"),
+        "gains": gains(results, "MISS", length_slices(part.chosen)),
+    }
     report = {
         "meta": {
             "commit": _git("rev-parse", "HEAD"),
             "date": datetime.now(UTC).date().isoformat(),
             "machine": f"{platform.machine()}, {platform.system()}, two cores, no accelerator",
             "command": command,
-        },
-        "rows": kept["rows"] + [row(r) for r in results],
-        "comparisons": kept["comparisons"] + comparisons(results, "MISS"),
+        }
     }
+    report |= {name: [r for r in before.get(name, []) if part_of(r) != own] + made for name, made in new.items()}
     write_json(path, report)
     write_bytes(out / "quality.md", markdown(report).encode())
+    if out == RESULTS:
+        readme = ROOT / "README.md"
+        write_bytes(readme, place(readme.read_text(encoding="utf-8"), report).encode())
 
 
 def _git(*arguments: str) -> str:
@@ -194,7 +222,7 @@ def main(
     options: Annotated[str, typer.Option(help="JSON over the default training options, e.g. a smaller budget")] = "{}",
     data: Annotated[Path, typer.Option(help="folder of the data sets")] = ROOT.parent / "shared" / "data",
     home: Annotated[Path, typer.Option(help="where runs are kept")] = ROOT / ".miss-bench",
-    out: Annotated[Path, typer.Option(help="where quality.json goes")] = ROOT / "benchmarks" / "results",
+    out: Annotated[Path, typer.Option(help="where quality.json goes")] = RESULTS,
 ) -> None:
     """Train and evaluate whatever is not there yet, and write the table."""
     quiet_environment()
@@ -205,18 +233,18 @@ def main(
         numbers, over = [int(x) for x in seeds.split(",")], json.loads(options)
     except ValueError as error:
         raise BadInput(f"--seeds {seeds} --options {options}: give whole numbers and a JSON object") from error
-    command = "python -m benchmarks.ablation " + " ".join(sys.argv[1:])
+    command = shlex.join(["python", "-m", "benchmarks.ablation", *sys.argv[1:]])
     for name in dataset:
         part = Benchmark(prepare(name, data=data.resolve(), home=home.resolve()), over, split)
         results: list[Result] = []
         for seed in numbers:
             for cell in chosen():
                 results += part.cell(cell, seed)
-                write(out, results, command)
+                write(out.resolve(), part, results, command)
         if baselines:
             for result in part.baselines(numbers):
                 results.append(result)
-                write(out, results, command)
+                write(out.resolve(), part, results, command)
     typer.echo((out / "quality.md").read_text())
 
 

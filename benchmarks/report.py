@@ -1,4 +1,4 @@
-"""`quality.json` and its Markdown: rows, paired differences with intervals, slices, levels.
+"""What `quality.json` holds: rows, and paired differences with intervals, of all users and of slices of them.
 
 - A row is one retriever, seed and split, with the bootstrap interval of its own NDCG@10 over users.
 - A comparison pairs two retrievers user by user, each user's metric averaged over the seeds both have, so that the interval is
@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from model.evaluation import KS, Evaluation, bootstrap_ci, paired_bootstrap
 
-__all__ = ["Result", "comparisons", "markdown", "row", "table"]
+__all__ = ["METRICS", "Result", "comparisons", "gains", "row"]
 
 METRICS = [f"recall@{k}" for k in KS] + ["ndcg@10"]
 
@@ -33,6 +33,8 @@ class Result:
     train_seconds: float
     cell: dict[str, Any] = field(default_factory=dict)
     """The grid's values; empty for baselines."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What the run lays over the default training options, such as a smaller budget; empty for baselines too."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Recall by level, slices, the gap to scoring every item: what was measured besides."""
 
@@ -44,6 +46,7 @@ def row(result: Result) -> dict[str, Any]:
     cell = {name: result.cell.get(name, "-") for name in ("tree", "lifelong", "esu", "negatives", "multi_modal_score")}
     return {
         "dataset": result.dataset,
+        "options": result.options,
         "retriever": result.retriever,
         **cell,
         "seed": result.seed,
@@ -66,80 +69,48 @@ def _per_user(results: Sequence[Result], metric: str) -> NDArray[np.float64]:
     return np.asarray(np.mean(values, axis=0))
 
 
-def comparisons(results: Sequence[Result], of: str) -> list[dict[str, Any]]:
-    """`of` against every other retriever of the same data set and split, at every metric."""
-    found: list[dict[str, Any]] = []
-    for dataset, split in dict.fromkeys((r.dataset, r.evaluation.split) for r in results):
-        here = [r for r in results if (r.dataset, r.evaluation.split) == (dataset, split)]
-        own = [r for r in here if r.retriever == of]
-        for other in dict.fromkeys(r.retriever for r in here if r.retriever != of):
-            theirs = [r for r in here if r.retriever == other]
-            if not own or not np.array_equal(own[0].evaluation.users, theirs[0].evaluation.users):
-                continue
-            seeds = {r.seed for r in own} & {r.seed for r in theirs}
-            ours = [r for r in own if r.seed in seeds] if seeds else own
-            for metric in METRICS:
-                a = _per_user(ours, metric)
-                b = _per_user([r for r in theirs if r.seed in seeds] if seeds else theirs, metric)
-                told = {name: round(value, 5) for name, value in paired_bootstrap(a, b).items()}
-                relative = round(float(a.mean() / b.mean() - 1), 4) if b.mean() > 0 else None
-                found.append(
-                    {"dataset": dataset, "split": split, "of": of, "against": other, "metric": metric, **told}
-                    | {"relative": relative}
-                )
-    return found
-
-
-def table(rows: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> str:
-    """One data set's rows as Markdown: means over seeds, the spread of NDCG@10 over seeds, and ours against each."""
-    shown = ["recall@10", "recall@50", "recall@100", "recall@200", "ndcg@10"]
-    head = ["retriever", *shown, "seeds", "MISS against it, NDCG@10", "training, s"]
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    for name in dict.fromkeys(r["retriever"] for r in rows):
-        own = [r for r in rows if r["retriever"] == name]
-        means = [f"{np.mean([r[m] for r in own]):.4f}" if m in own[0] else "-" for m in shown]
-        if len(own) > 1:
-            means[-1] += f" ± {np.std([r['ndcg@10'] for r in own], ddof=1):.4f}"
-        against = next((c for c in found if c["against"] == name and c["metric"] == "ndcg@10"), None)
-        told = "-"
-        if against is not None:
-            told = f"{against['mean_difference']:+.4f} ({against['low95']:+.4f} to {against['high95']:+.4f})"
-        seconds = f"{np.mean([r['train_seconds'] for r in own]):,.0f}"
-        lines.append("| " + " | ".join([name, *means, str(len(own)), told, seconds]) + " |")
-    return "\n".join(lines)
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """The whole of `quality.json` for a reader."""
-    meta, parts = report["meta"], []
-    parts.append(
-        f"# Quality\n\nMade by `{meta['command']}` at {meta['commit'][:12]}, {meta['date']}, {meta['machine']}."
-    )
-    for dataset, split in dict.fromkeys((r["dataset"], r["split"]) for r in report["rows"]):
-        rows = [r for r in report["rows"] if (r["dataset"], r["split"]) == (dataset, split)]
-        found = [c for c in report["comparisons"] if (c["dataset"], c["split"]) == (dataset, split)]
-        users = f"{rows[0]['users']:,} users, full ranking, seen items excluded"
-        parts.append(f"## {dataset}, {split} item\n\n{users}.\n\n{table(rows, found)}")
-        slices = _slices(rows)
-        if slices:
-            parts.append(slices)
-    return "\n\n".join(parts) + "\n"
-
-
-def _slices(rows: Sequence[dict[str, Any]]) -> str:
-    """NDCG@10 by history length and by the target's popularity, first seed of each retriever that has slices."""
-    parts = []
-    for title, key in (("history length", "history_length"), ("the target's popularity", "target_popularity")):
-        having: dict[str, dict[str, Any]] = {}
-        for each in rows:
-            if key in each.get("slices", {}):
-                having.setdefault(each["retriever"], each)
-        if not having:
+def _pairs(results: Sequence[Result], of: str) -> Iterator[tuple[str, list[Result], list[Result]]]:
+    """(other retriever, our results, its results) on the same users; of both, the seeds both have, or all where it has none."""
+    own = [r for r in results if r.retriever == of]
+    for other in dict.fromkeys(r.retriever for r in results if r.retriever != of):
+        theirs = [r for r in results if r.retriever == other]
+        if not own or not np.array_equal(own[0].evaluation.users, theirs[0].evaluation.users):
             continue
-        names = list(next(iter(having.values()))["slices"][key])
-        lines = [f"| NDCG@10 by {title} | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-        for name in having:
-            values = having[name]["slices"][key]
-            lines.append(f"| {name} | " + " | ".join(f"{values[n]['ndcg@10']:.4f}" for n in names) + " |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+        seeds = {r.seed for r in own} & {r.seed for r in theirs}
+        yield other, *(([r for r in part if r.seed in seeds] if seeds else part) for part in (own, theirs))
+
+
+def _difference(ours: Sequence[Result], theirs: Sequence[Result], metric: str, mask: Any = ...) -> dict[str, Any]:
+    a, b = (_per_user(part, metric)[mask] for part in (ours, theirs))
+    told = {name: round(value, 5) for name, value in paired_bootstrap(a, b).items()}
+    return told | {"relative": round(float(a.mean() / b.mean() - 1), 4) if b.mean() > 0 else None}
+
+
+def _named(result: Result, of: str, against: str) -> dict[str, Any]:
+    part = {"dataset": result.dataset, "split": result.evaluation.split, "options": result.options}
+    return part | {"of": of, "against": against}
+
+
+def comparisons(results: Sequence[Result], of: str) -> list[dict[str, Any]]:
+    """`of` against every other retriever at every metric; results of one data set, split and budget."""
+    return [
+        _named(ours[0], of, other) | {"metric": metric} | _difference(ours, theirs, metric)
+        for other, ours, theirs in _pairs(results, of)
+        for metric in METRICS
+    ]
+
+
+def gains(results: Sequence[Result], of: str, slices: Mapping[str, NDArray[np.bool_]]) -> list[dict[str, Any]]:
+    """`of` against every other retriever within each slice of the evaluated users; results of one data set, split and budget.
+
+    slices: name -> (E,) mask. One entry a retriever, slice and metric (Recall@10, NDCG@10), with the users it holds.
+    """
+    return [
+        _named(ours[0], of, other)
+        | {"slice": name, "users": int(mask.sum()), "metric": metric}
+        | _difference(ours, theirs, metric, mask)
+        for other, ours, theirs in _pairs(results, of)
+        for name, mask in slices.items()
+        if mask.any()
+        for metric in ("recall@10", "ndcg@10")
+    ]

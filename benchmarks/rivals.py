@@ -44,7 +44,9 @@ def rivals(progress: Callable[[str], None]) -> list[Rival]:
     from model.baselines.tiger import TIGERConfig
 
     def sasrec(made: Material, work: Path, seed: int) -> SASRec:
-        config = SASRecConfig(seed=seed)
+        config = SASRecConfig(
+            d=128, heads=2, feed_forward=256, dropout=0.25, epochs=24, seed=seed
+        )  # our width and epochs
         return SASRec.fit(made.train, made.validation, config, checkpoint=work / "sasrec.pt", progress=progress)
 
     def tiger(made: Material, work: Path, seed: int) -> TIGER:

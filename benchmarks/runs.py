@@ -135,6 +135,14 @@ class Runs:
         config = self.config(cell, seed)
         return load_parameters(tree, config, self.model(cell, seed).path / "parameters.npz"), tree
 
+    def load_dense(self, cell: Cell, seed: int) -> tuple[Any, IndexTree]:
+        """The cell's dense path alone, which its lifelong path was trained on, and the tree."""
+        from model.training import load_parameters
+
+        tree = IndexTree.load(self.tree(cell.tree, seed).path / "tree.npz")
+        config = self.config(replace(cell, lifelong="none").normal(), seed)
+        return load_parameters(tree, config, self.dense(cell, seed).path / "parameters.npz"), tree
+
     def train_seconds(self, cell: Cell, seed: int) -> float:
         """Both stages together, epoch by epoch: what a kill cost is not in it."""
         stages = {

@@ -6,8 +6,9 @@
 - One thread of BLAS under implicit's own threads, as it asks for; factors are the same for any number of them.
 - The order of a history plays no part, nor does repetition. Items never seen in training have the factor 0. A history that
   says nothing (empty, or only such items) is answered in the order of popularity.
-- Defaults are not tuned on any data; alpha and regularization decide much (Rendle et al. 2022, "Revisiting the Performance of
-  iALS on Item Recommendation Benchmarks"), so tune both before a table is read as a verdict on the method.
+- alpha and regularization decide much (Rendle et al. 2022, "Revisiting the Performance of iALS on Item Recommendation Benchmarks").
+  The defaults are the best of 14 settings on 2,000 validation users of MovieLens-1M (factors 64 to 512, regularization 3 to 100,
+  alpha .3 to 10; 2026-11-22): NDCG@10 .0484, Recall@100 .476, against .0402 and .463 at alpha 10. Tune both on other data.
 - Not covered: regularization that grows with an item's frequency, which that paper recommends and `implicit` does not have.
 """
 
@@ -42,7 +43,7 @@ class IALSConfig:
     """d, the length of a user's and an item's vector."""
     regularization: float = 10.0
     """lambda, on the squared length of every vector."""
-    alpha: float = 10.0
+    alpha: float = 1.0
     """What an observed pair weighs more than one that was not observed, which weighs 1."""
     iterations: int = 15
     """Passes; one solves for all users, then for all items."""
