@@ -14,7 +14,7 @@ from model.files import read_npz
 from model.index_tree import IndexTree, TreeConfig, build_tree, check_tree
 
 
-@dg.asset(group_name="index", code_version="1", kinds={"numpy", "faiss"})
+@dg.asset(group_name="index", code_version="2", kinds={"numpy", "faiss"})
 def index_tree(
     context: dg.AssetExecutionContext, stores: Stores, multimodal_embeddings: Artifact
 ) -> dg.MaterializeResult[Artifact]:
@@ -34,7 +34,7 @@ def index_tree(
         return {"depth": tree.depth, "nodes": tree.n_nodes, "items": tree.n_items, "neighbours_kept_by_level": kept}
 
     artifact, reused = stores.artifacts.produce(
-        "index_tree", code_version="1", config=asdict(config), inputs={"embeddings": multimodal_embeddings}, build=build
+        "index_tree", code_version="2", config=asdict(config), inputs={"embeddings": multimodal_embeddings}, build=build
     )
     return materialized(artifact, reused=reused, quality=picture(artifact.path / "quality.png"))
 

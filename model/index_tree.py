@@ -4,8 +4,9 @@
   goes into an ONNX graph as it is.
 - A level is one permuted array of items cut in segments; centroids, projections and the halving sort are segment
   operations over the whole level. Nothing loops over nodes in Python.
-- Same vectors and seed, same bytes: reductions run in numpy in a fixed order, whatever the thread count; ties in the
-  sort go to the lower item.
+- Same vectors and seed, same bytes: reductions run in numpy in a fixed order, whatever the thread count. Ties in the
+  sort go by a seeded draw: numbers of items often follow the logs (the order in which users first met them), and a tree that put
+  items of like content together by number would know of the future.
 - All leaves lie on level H. Where a cluster has run out of items to split, its one item goes down a chain of single children.
 - Branching 4 or 8 is 2 or 3 binary splits of which only the last is kept.
 
@@ -127,11 +128,12 @@ def _unit(vectors: Floats) -> Floats:
 
 
 def _halve(
-    vectors: Floats, order: Ints, starts: Ints, config: TreeConfig, rng: np.random.Generator
+    vectors: Floats, order: Ints, starts: Ints, config: TreeConfig, rng: np.random.Generator, tie: Ints
 ) -> tuple[Ints, Ints]:
     """Split every segment of `order` in two halves (sizes differ by at most one); returns the new order and starts.
 
     order: (N,) items, segment c is order[starts[c]:starts[c + 1]], never empty. A segment of one item stays whole.
+    tie: (N,) place of each item among equals.
     """
     n, counts = len(order), np.diff(starts)
     segment = np.repeat(np.arange(len(counts)), counts)
@@ -148,8 +150,7 @@ def _halve(
     side = np.zeros(n, dtype=bool)
     for round_ in range(config.max_rounds):
         projection = np.einsum("nd,nd->n", x, direction[segment])
-        # lexsort is stable: equal projections keep the order of the items before them
-        permutation = np.lexsort((-projection, segment))
+        permutation = np.lexsort((tie[order], -projection, segment))
         new_side = np.empty(n, dtype=bool)
         new_side[permutation] = rank >= left[segment]
         if round_ and np.array_equal(new_side, side):
@@ -250,9 +251,9 @@ def build_tree(vectors: Floats, config: TreeConfig | None = None, *, content: Fl
         raise BadInput(
             f"{len(unit)} vectors and {len(meaning)} contents are not of one catalogue; give one row an item"
         )
-    rng = np.random.default_rng(config.seed)
+    rng, tie = np.random.default_rng(config.seed), np.random.default_rng([config.seed, 1]).permutation(len(unit))
     levels = _levels(
-        np.arange(len(unit)), config.branching, lambda order, starts: _halve(unit, order, starts, config, rng)
+        np.arange(len(unit)), config.branching, lambda order, starts: _halve(unit, order, starts, config, rng, tie)
     )
     return _grown(levels, config.branching, meaning)
 

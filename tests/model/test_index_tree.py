@@ -122,3 +122,14 @@ def test_check_finds_harm(harm: str) -> None:
         z[5] = np.nan
         tree = replace(tree, z=z)
     assert not check_tree(tree)["passed"]
+
+
+def test_items_alike_are_not_put_together_by_their_numbers() -> None:
+    """Numbers often follow the logs; among 64 items of one content, chance puts each next to its neighbour in 1 of 63 pairs."""
+    vectors = np.repeat(np.eye(8, dtype=np.float32), 64, axis=0)
+    tree = build_tree(vectors)
+    pairs = tree.children[tree.nodes(tree.depth - 1)]
+    items = np.sort(tree.leaf_item[pairs], axis=1)
+    assert (items // 64 == items[:, :1] // 64).all(), "content still decides"
+    assert (items[:, 1] - items[:, 0] == 1).mean() < 0.1
+    np.testing.assert_array_equal(build_tree(vectors).leaf_item, tree.leaf_item)
