@@ -33,11 +33,14 @@ class Cell:
     """What the lifelong path is told apart from."""
     multi_modal_score: bool = True
     """Whether W z_n is part of a node's embedding."""
+    transitions: bool = True
+    """Whether Co-GSU also reads counted transitions, which the paper's does not; off in the star alone."""
 
     def normal(self) -> Cell:
         """The same model with what it does not use at its default."""
         esu = self.esu if "mm" in self.lifelong else "sata-simtier"
-        return replace(self, esu=esu, negatives=self.negatives if self.lifelong != "none" else "beam")
+        negatives = self.negatives if self.lifelong != "none" else "beam"
+        return replace(self, esu=esu, negatives=negatives, transitions=self.transitions or "co" not in self.lifelong)
 
     @property
     def name(self) -> str:
@@ -51,7 +54,8 @@ class Cell:
 
     def options(self) -> dict[str, Any]:
         """Options of model.training.TrainingConfig."""
-        lifelong = {"co_gsu": "co" in self.lifelong, "mm_gsu": "mm" in self.lifelong, "esu": self.esu}
+        units = {"co_gsu": "co" in self.lifelong, "mm_gsu": "mm" in self.lifelong}
+        lifelong = {**units, "esu": self.esu, "transitions": self.transitions}
         return {
             "scorer": {"multi_modal_score": self.multi_modal_score, "lifelong": lifelong},
             "lifelong": {"negatives": self.negatives},
@@ -64,6 +68,7 @@ _TOLD = {
     "esu": lambda v: "ID attention",
     "negatives": lambda v: "uniform negatives",
     "multi_modal_score": lambda v: "no multi-modal score",
+    "transitions": lambda v: "no transitions",
 }
 
 
@@ -71,6 +76,7 @@ def star() -> list[Cell]:
     """The default first, then one step in each direction, then TDM."""
     cells = [Cell()]
     cells += [Cell(lifelong=x) for x in ("none", "co", "mm")]
+    cells += [Cell(transitions=False), Cell(lifelong="co", transitions=False)]
     cells += [Cell(esu="id"), Cell(negatives="uniform"), Cell(multi_modal_score=False)]
     cells += [Cell(tree=x) for x in ("raw", "category", "random", "id-learnt")]
     cells += [Cell(tree=x, lifelong="none", multi_modal_score=False) for x in ("id-learnt", "category", "random")]

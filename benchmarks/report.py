@@ -18,6 +18,8 @@ from model.evaluation import KS, Evaluation, bootstrap_ci, paired_bootstrap
 
 __all__ = ["METRICS", "Result", "comparisons", "gains", "row"]
 
+CELL = ("tree", "lifelong", "esu", "negatives", "multi_modal_score", "transitions")
+"""What the grid says of a row; "-" for baselines."""
 METRICS = [f"recall@{k}" for k in KS] + ["ndcg@10"]
 
 
@@ -43,7 +45,7 @@ def row(result: Result) -> dict[str, Any]:
     """The row of `quality.json`: JSON values only."""
     own = result.evaluation.row()
     interval = bootstrap_ci(result.evaluation.gains())
-    cell = {name: result.cell.get(name, "-") for name in ("tree", "lifelong", "esu", "negatives", "multi_modal_score")}
+    cell = {name: result.cell.get(name, "-") for name in CELL}
     return {
         "dataset": result.dataset,
         "options": result.options,

@@ -85,7 +85,7 @@ class Runs:
             made = self.material
             self.progress(f"{made.dataset}: dense path on the {cell.tree} tree, seed {seed}")
             index = IndexTree.load(tree.path / "tree.npz")
-            model, curves = train_model(index, histories, made.validation, config, work=work, progress=self.progress)
+            model, _, curves = train_model(index, histories, made.validation, config, work=work, progress=self.progress)
             save_parameters(model, folder / "parameters.npz")
             write_json(folder / "curves.json", {stage: timeless(curve) for stage, curve in curves.items()})
             return {"train_seconds": _seconds(curves)}

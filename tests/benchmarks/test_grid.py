@@ -22,8 +22,9 @@ def test_the_star_is_the_default_each_step_from_it_and_tdm() -> None:
     steps = {next(iter(each.items())) for each in away if len(each) == 1}
     values = {"tree": Tree, "lifelong": Lifelong, "esu": Esu, "negatives": Negatives}
     expected = {(name, v) for name, kind in values.items() for v in get_args(kind) if v != default[name]}
-    assert steps == expected | {("multi_modal_score", False)}, "every direction, every value"
-    corner = [each for each in away if len(each) > 1]
+    assert steps == expected | {("multi_modal_score", False), ("transitions", False)}, "every direction, every value"
+    assert {"lifelong": "co", "transitions": False} in away, "the paper's Co-GSU by itself"
+    corner = [each for each in away if len(each) > 1 and each.get("transitions", True)]
     assert all(each["lifelong"] == "none" and not each["multi_modal_score"] for each in corner)
     assert {each["tree"] for each in corner} == {"id-learnt", "category", "random"}
 
@@ -34,7 +35,9 @@ def test_the_grid_holds_no_model_twice_and_the_star_first() -> None:
     assert [cell.normal() for cell in cells] == cells, "nothing stands there that the model does not use"
     assert max(Counter(cell.normal() for cell in cells).values()) == 1
     # trees x multi-modal score x (both and MM-GSU alone: attention x negatives; Co-GSU alone: negatives; none)
-    assert len(cells) == 5 * 2 * (4 + 4 + 2 + 1)
+    counted = 5 * 2 * (4 + 4 + 2 + 1)
+    assert sum(cell.transitions for cell in cells) == counted
+    assert len(cells) == counted + 2, "without transitions: the star's two"
 
 
 @pytest.mark.parametrize("cells", [star(), full()], ids=["star", "full"])
@@ -52,7 +55,8 @@ def test_names_say_what_was_taken_away() -> None:
 
 def test_what_a_model_does_not_use_makes_no_other_model() -> None:
     assert Cell(lifelong="co", esu="id").normal() == Cell(lifelong="co")
-    assert Cell(lifelong="none", esu="id", negatives="uniform").normal() == Cell(lifelong="none")
+    assert Cell(lifelong="none", esu="id", negatives="uniform", transitions=False).normal() == Cell(lifelong="none")
+    assert Cell(lifelong="mm", transitions=False).normal() == Cell(lifelong="mm")
     for kept in (Cell(esu="id"), Cell(lifelong="mm", esu="id"), Cell(lifelong="co", negatives="uniform")):
         assert kept.normal() == kept
     for cell in full():
@@ -83,5 +87,6 @@ def test_a_smaller_budget_lies_beside_a_cells_options() -> None:
 @pytest.mark.parametrize("name", [f.name for f in fields(Cell)])
 def test_each_axis_changes_the_tree_or_the_training(name: str) -> None:
     other = {"tree": "random", "lifelong": "co", "esu": "id", "negatives": "uniform", "multi_modal_score": False}
+    other["transitions"] = False
     cell = replace(Cell(), **{name: other[name]})
     assert (cell.tree, cell.options()) != (Cell().tree, Cell().options())
