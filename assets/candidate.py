@@ -16,7 +16,7 @@ from model.histories import Histories
 GROUP = "promotion"
 
 
-@dg.asset(group_name=GROUP, code_version="1", kinds={"mlflow"})
+@dg.asset(group_name=GROUP, code_version="2", kinds={"mlflow"})
 def candidate(
     context: dg.AssetExecutionContext,
     stores: Stores,
@@ -46,7 +46,7 @@ def candidate(
             (retrieval_onnx, "retrieval.onnx"),
             (retrieval_onnx, "golden.npz"),
             (retrieval_onnx, "parity.json"),
-            (index_tree, "tree.npz"),
+            (retrieval_model, "tree.npz"),
             (evaluation, "evaluation.json"),
         ):
             shutil.copyfile(source.path / name, folder / name)
@@ -66,7 +66,7 @@ def candidate(
         }
 
     artifact, reused = stores.artifacts.produce(
-        "candidate", code_version="1", config={}, inputs=dict(made), build=build
+        "candidate", code_version="2", config={}, inputs=dict(made), build=build
     )
     version = log_run(stores, artifact, made, dagster_run_id=context.run_id, log=context.log.info)
     run_id = stores.registry.version(version).run_id

@@ -62,12 +62,11 @@ def baselines(
     return materialized(artifact, reused=reused)
 
 
-@dg.asset(group_name=GROUP, code_version="1", kinds={"pytorch"})
+@dg.asset(group_name=GROUP, code_version="2", kinds={"pytorch"})
 def evaluation(
     context: dg.AssetExecutionContext,
     stores: Stores,
     items: Artifact,
-    index_tree: Artifact,
     training_histories: Artifact,
     retrieval_model: Artifact,
     baselines: Artifact,
@@ -89,7 +88,7 @@ def evaluation(
         from model.tree_retriever import TreeRetriever
 
         config = configure(TrainingConfig, retrieval_model.meta["config"], where="training")
-        tree = IndexTree.load(index_tree.path / "tree.npz")
+        tree = IndexTree.load(retrieval_model.path / "tree.npz")
         model = load_parameters(tree, config, retrieval_model.path / "parameters.npz")
         retriever, test = TreeRetriever(model, tree, beam=config.beam), evaluation_set(training_histories, "test")
         counts = Histories.load(training_histories.path / "train.npz").counts()
@@ -112,12 +111,11 @@ def evaluation(
 
     inputs = {
         "items": items,
-        "tree": index_tree,
         "histories": training_histories,
         "model": retrieval_model,
         "baselines": baselines,
     }
-    artifact, reused = stores.artifacts.produce("evaluation", code_version="1", config={}, inputs=inputs, build=build)
+    artifact, reused = stores.artifacts.produce("evaluation", code_version="2", config={}, inputs=inputs, build=build)
     from model.evaluation import format_table
 
     return materialized(

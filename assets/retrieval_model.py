@@ -15,11 +15,15 @@ from model.histories import Histories
 from model.index_tree import IndexTree
 
 
-@dg.asset(group_name="model", code_version="2", kinds={"pytorch"})
+@dg.asset(group_name="model", code_version="3", kinds={"pytorch"})
 def retrieval_model(
     context: dg.AssetExecutionContext, stores: Stores, index_tree: Artifact, training_histories: Artifact
 ) -> dg.MaterializeResult[Artifact]:
-    """Dense path, then lifelong path (DESIGN 4); the parameters of the best validation epoch."""
+    """Dense path, then lifelong path (DESIGN 4); the parameters of the best validation epoch.
+
+    With them, in one folder, the tree they belong to: `index_tree`, or what `reassign` made of it. Whoever searches with the
+    parameters reads that one.
+    """
     from model.training import TrainingConfig, options_for, save_parameters, train_model
 
     train = Histories.load(training_histories.path / "train.npz")
@@ -30,8 +34,9 @@ def retrieval_model(
         from model.plots import loss_curves
         from model.stage import timeless
 
-        model, curves = train_model(
-            IndexTree.load(index_tree.path / "tree.npz"),
+        built = IndexTree.load(index_tree.path / "tree.npz")
+        model, tree, curves = train_model(
+            built,
             train,
             evaluation_set(training_histories, "validation"),
             config,
@@ -39,16 +44,23 @@ def retrieval_model(
             progress=context.log.info,
         )
         save_parameters(model, folder / "parameters.npz")
+        tree.save(folder / "tree.npz")
         write_json(folder / "curves.json", {stage: timeless(curve) for stage, curve in curves.items()})
         (folder / "curves.png").write_bytes(loss_curves(curves))
         best = {
             f"{stage}_best_validation_ndcg": max(p["validation_ndcg@10"] for p in c) for stage, c in curves.items() if c
         }
         seconds = {f"{stage}_seconds": sum(p.get("seconds", 0.0) for p in c) for stage, c in curves.items()}
-        return seconds | {"parameters": sum(p.numel() for p in model.parameters()), "config": asdict(config)} | best
+        return {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "config": asdict(config),
+            "items_moved": int((tree.item_leaf != built.item_leaf).sum()),
+            **seconds,
+            **best,
+        }
 
     inputs = {"tree": index_tree, "histories": training_histories}
     artifact, reused = stores.artifacts.produce(
-        "retrieval_model", code_version="2", config=asdict(config), inputs=inputs, build=build
+        "retrieval_model", code_version="3", config=asdict(config), inputs=inputs, build=build
     )
     return materialized(artifact, reused=reused, curves=picture(artifact.path / "curves.png"))

@@ -18,11 +18,10 @@ PARITY_HISTORIES = 1000
 GOLDEN_REQUESTS = 100
 
 
-@dg.asset(group_name="model", code_version="1", kinds={"onnx"})
+@dg.asset(group_name="model", code_version="2", kinds={"onnx"})
 def retrieval_onnx(
     context: dg.AssetExecutionContext,
     stores: Stores,
-    index_tree: Artifact,
     training_histories: Artifact,
     retrieval_model: Artifact,
     evaluation: Artifact,
@@ -38,7 +37,7 @@ def retrieval_onnx(
         from model.training import TrainingConfig, load_parameters
 
         config = configure(TrainingConfig, retrieval_model.meta["config"], where="training")
-        tree = IndexTree.load(index_tree.path / "tree.npz")
+        tree = IndexTree.load(retrieval_model.path / "tree.npz")
         model = load_parameters(tree, config, retrieval_model.path / "parameters.npz")
         search, graph = BeamSearch(model, tree, beam=config.beam), folder / "retrieval.onnx"
         context.log.info("exporting the search; this takes half a minute")
@@ -62,13 +61,12 @@ def retrieval_onnx(
         return {"parity": parity, "onnx_row": row, "bytes": graph.stat().st_size, "model": model_meta}
 
     inputs = {
-        "tree": index_tree,
         "histories": training_histories,
         "model": retrieval_model,
         "evaluation": evaluation,
     }
     artifact, reused = stores.artifacts.produce(
-        "retrieval_onnx", code_version="1", config={}, inputs=inputs, build=build
+        "retrieval_onnx", code_version="2", config={}, inputs=inputs, build=build
     )
     return materialized(artifact, reused=reused)
 

@@ -16,6 +16,7 @@ from benchmarks.grid import Cell, Tree
 from benchmarks.material import Material
 from benchmarks.rivals import Rival
 from model.configure import configure, merged
+from model.errors import BadInput
 from model.evaluation import Evaluation, evaluate
 from model.files import write_json
 from model.histories import EvaluationSet
@@ -80,6 +81,10 @@ class Runs:
         whole = len(histories.items) == len(self.material.train.items)
         cell = replace(cell, lifelong="none").normal()
         config, tree = self.config(cell, seed), self.tree(cell.tree, seed)
+        if config.reassign.rounds:
+            raise BadInput(
+                "reassign.rounds is no option of the grid: a cell is evaluated on its own tree; leave it out"
+            )
 
         def build(folder: Path, work: Path) -> dict[str, Any]:
             made = self.material
@@ -93,6 +98,8 @@ class Runs:
         own = {"scorer": asdict(config.scorer), "dense": asdict(config.dense), "seed": seed}
         if not whole:
             own["tail"] = {"tail": config.lifelong.tail, "tail_after": config.lifelong.tail_after}
+        if config.pseudo_targets:
+            own["pseudo_targets"] = True
         return self._produce("bench_dense", own, self._inputs(tree), build)
 
     def model(self, cell: Cell, seed: int) -> Artifact:

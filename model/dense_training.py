@@ -2,6 +2,9 @@
 
 - One random window a user and epoch; full softmax over each level of at least `min_level_nodes` nodes, leaves weighted double.
 - Validation scores every leaf exactly (no tree), which is a product per user: NDCG@10 of all validation users in seconds.
+- Pseudo-targets (an option, OTM): a level learns from the targets that a greedy descent would find beneath it, since a beam
+  that keeps a node from which the target is not found has gained nothing. What does not count on a level adds nothing there, and
+  losses stay means over all targets: a level's loss falls with the share of targets that count on it too, which is reported.
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ from tqdm import tqdm
 
 from model.histories import EvaluationSet, Histories, left_padded
 from model.index_tree import IndexTree
-from model.level_loss import level_softmax_loss
+from model.level_loss import level_softmax_loss, pseudo_targets
 from model.scorer import MISS, NodeTables
-from model.stage import Progress, Report, Stage, stage_rng
+from model.stage import Progress, Report, Stage, parameter_norms, stage_rng
 
 __all__ = ["DenseConfig", "exact_ndcg", "pad_left", "train_dense", "windows"]
 
@@ -120,9 +123,22 @@ class _TrainedLevels:
         self.weights = [1.0] * (len(self.levels) - 1) + [config.leaf_weight]
         # (N, L) column of each item's ancestor within each level
         self.column = torch.from_numpy(tree.paths()[:, self.levels] - tree.level_offsets[self.levels])
+        # per level (nodes, b) columns of all children of each node's parent
+        children = [tree.children[tree.parent[tree.nodes(h)]] for h in self.levels]
+        first = [int(tree.level_offsets[h]) for h in self.levels]
+        self.families = [torch.from_numpy(np.where(c >= 0, c - a, -1)) for c, a in zip(children, first, strict=True)]
 
-    def loss(self, h: Tensor, target: Tensor, seen: Tensor | None, tables: NodeTables) -> tuple[Tensor, Tensor]:
-        """h (P, d), target items (P,), items already seen (P, m) or -1; the weighted loss and the (L,) loss of each level, nats."""
+    def _hidden(self, seen: Tensor | None) -> Tensor | None:
+        return None if seen is None else torch.where(seen >= 0, self.column[seen.clamp(min=0), -1], -1)
+
+    def loss(
+        self, h: Tensor, target: Tensor, seen: Tensor | None, tables: NodeTables, positives: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted loss and the (L,) loss of each level, nats.
+
+        h (P, d), target items (P,), items already seen (P, m) or -1; positives (P, L) bool, levels a target counts on, all where
+        None.
+        """
         return level_softmax_loss(
             h,
             tables.e[self.first :],
@@ -130,7 +146,20 @@ class _TrainedLevels:
             self.column[target],
             starts=self.starts,
             weights=self.weights,
-            hidden=None if seen is None else torch.where(seen >= 0, self.column[seen.clamp(min=0), -1], -1),
+            hidden=self._hidden(seen),
+            positives=positives,
+        )
+
+    def pseudo_targets(self, h: Tensor, target: Tensor, seen: Tensor | None, tables: NodeTables) -> Tensor:
+        """(P, L) bool: levels on which each target's ancestor is a pseudo-target; arguments as for `loss`."""
+        return pseudo_targets(
+            h,
+            tables.e[self.first :],
+            tables.bias[self.first :],
+            self.column[target],
+            starts=self.starts,
+            families=self.families,
+            hidden=self._hidden(seen),
         )
 
 
@@ -142,20 +171,25 @@ def train_dense(
     config: DenseConfig,
     *,
     seed: int,
+    name: str = "dense",
+    pseudo: bool = False,
     checkpoint: Path | None = None,
     progress: Progress = print,
     report: Report | None = None,
 ) -> list[dict[str, float]]:
     """Train the dense path in place; the model ends with the parameters of its best epoch. Returns the curve.
 
-    Points hold `loss`, `loss_level_<h>` (nats), `gradient_norm` and `validation_ndcg@10`.
+    name: of the stage, which its random numbers hang on. pseudo: a level learns from pseudo-targets alone (`TrainingConfig`).
+    Points hold `loss`, `loss_level_<h>` (nats, mean over all targets), `gradient_norm`, `parameter_norm` and that of each group
+    (`model.stage.parameter_norms`), `validation_ndcg@10`, and with `pseudo` the share of targets that count on each level,
+    `pseudo_targets_level_<h>`.
     """
     levels = _TrainedLevels(tree, config)
     users = int((train.lengths > 0).sum())
     batch = min(config.batch_users, max(8, users // config.min_steps))
     steps = -(-users // batch)
     stage = Stage(
-        "dense",
+        name,
         model=model,
         seed=seed,
         parameters=[p for p in model.parameters() if p.requires_grad],
@@ -170,22 +204,28 @@ def train_dense(
 
     def epoch(number: int) -> dict[str, float]:
         model.train()
-        rng = stage_rng(seed, "dense", number)
-        sums, norms = np.zeros(1 + len(levels.levels)), 0.0
+        rng = stage_rng(seed, name, number)
+        sums, norms, shares = np.zeros(1 + len(levels.levels)), 0.0, np.zeros(len(levels.levels))
         batches = windows(train, model.config.window, batch, rng)
-        bar = tqdm(batches, total=steps, desc=f"dense {number + 1}/{config.epochs}", leave=False, mininterval=1.0)
+        bar = tqdm(batches, total=steps, desc=f"{name} {number + 1}/{config.epochs}", leave=False, mininterval=1.0)
         for inputs, targets in bar:
             tables = model.tables()
             h = model.window(torch.from_numpy(inputs), tables)
             target = torch.from_numpy(targets)
             chosen = target >= 0
             seen = _seen(torch.from_numpy(inputs))[chosen] if config.hide_seen else None
-            loss, by_level = levels.loss(h[chosen], target[chosen], seen, tables)
+            known = h[chosen], target[chosen], seen, tables
+            positives = levels.pseudo_targets(*known) if pseudo else None
+            loss, by_level = levels.loss(*known, positives)
             norms += stage.step(loss)
             sums += [loss.item(), *by_level.tolist()]
-            bar.set_postfix(loss=f"{loss.item():.3f}")
+            if positives is not None:
+                shares += positives.double().mean(0).numpy()
+            bar.set_postfix({"loss": f"{loss.item():.3f}"} | stage.postfix, refresh=False)
         point = {"loss": sums[0] / steps, "gradient_norm": norms / steps}
         point |= {f"loss_level_{h}": value / steps for h, value in zip(levels.levels, sums[1:], strict=True)}
-        return point | {"validation_ndcg@10": exact_ndcg(model, validation)}
+        if pseudo:
+            point |= {f"pseudo_targets_level_{h}": x / steps for h, x in zip(levels.levels, shares, strict=True)}
+        return point | parameter_norms(model) | {"validation_ndcg@10": exact_ndcg(model, validation)}
 
     return stage.run(epoch, report=report)

@@ -35,7 +35,7 @@ from model.dense_training import pad_left
 from model.histories import EvaluationSet, Histories, length_batches
 from model.index_tree import IndexTree
 from model.scorer import MISS, NodeTables
-from model.stage import Progress, Stage, stage_rng
+from model.stage import Progress, Stage, parameter_norms, stage_rng
 from model.transitions import followers
 
 __all__ = ["LifelongTraining", "search_ndcg", "tail_lengths", "train_lifelong"]
@@ -160,8 +160,8 @@ def train_lifelong(
 ) -> list[dict[str, float]]:
     """Train the lifelong path in place over the model's dense path; returns the curve, whose first point is the dense path.
 
-    Points hold `loss` and `loss_dense` (nats, the same candidates with and without the residual), `gradient_norm` and
-    `validation_ndcg@10` through the tree.
+    Points hold `loss` and `loss_dense` (nats, the same candidates with and without the residual), `gradient_norm`,
+    `parameter_norm` and that of each group (`model.stage.parameter_norms`), and `validation_ndcg@10` through the tree.
     """
     draw = _Candidates(tree, beam, config)
     levels = list(range(draw.start, tree.depth + 1))
@@ -221,12 +221,14 @@ def train_lifelong(
             loss = ((torch.logsumexp(torch.where(counts, logits, -1e4), 1) - logits[:, 0]) * weight).sum()
             norm = stage.step(loss)
             sums += [loss.item(), dense_loss.item(), norm]
-            bar.set_postfix(gain=f"{(sums[1] - sums[0]) / done:.3f}")
+            told = {"loss": f"{sums[0] / done:.3f}", "gain": f"{(sums[1] - sums[0]) / done:.3f}"}
+            bar.set_postfix(told | stage.postfix, refresh=False)
         if model.transitions is not None and counted is not None:
             model.transitions.fill(*counted[1])
         loss_, dense_, norm_ = (float(x) for x in sums / max(steps, 1))
         score = search_ndcg(model, tree, validation, beam=beam, users=config.validation_users)
-        return {"loss": loss_, "loss_dense": dense_, "gradient_norm": norm_, "validation_ndcg@10": score}
+        point = {"loss": loss_, "loss_dense": dense_, "gradient_norm": norm_}
+        return point | parameter_norms(model) | {"validation_ndcg@10": score}
 
     for p in model.parameters():
         p.requires_grad_(False)

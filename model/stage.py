@@ -22,7 +22,7 @@ from torch import Tensor
 from model.files import write_bytes
 from model.scorer import MISS
 
-__all__ = ["Checkpoint", "Progress", "Report", "Stage", "stage_rng", "timeless"]
+__all__ = ["Checkpoint", "Progress", "Report", "Stage", "parameter_norms", "stage_rng", "timeless"]
 
 Progress = Callable[[str], None]
 Report = Callable[[int, float], None]
@@ -37,6 +37,20 @@ def stage_rng(seed: int, stage: str, epoch: int) -> np.random.Generator:
 def timeless(curve: list[dict[str, float]]) -> list[dict[str, float]]:
     """The curve without the seconds: what the same seed and data give again, to the last bit."""
     return [{name: value for name, value in point.items() if name != "seconds"} for point in curve]
+
+
+def parameter_norms(model: torch.nn.Module) -> dict[str, float]:
+    """`parameter_norm` (L2 of all parameters) and `parameter_norm_<group>` of each top-level part of the model."""
+    squares: dict[str, float] = {}
+    for name, parameter in model.named_parameters():
+        group, norm = name.partition(".")[0], torch.linalg.vector_norm(parameter.detach(), dtype=torch.float64)
+        squares[group] = squares.get(group, 0.0) + float(norm) ** 2
+    groups = {f"parameter_norm_{group}": math.sqrt(square) for group, square in squares.items()}
+    return {"parameter_norm": math.sqrt(sum(squares.values()))} | groups
+
+
+_UNTOLD = ("loss_level_", "parameter_norm", "pseudo_targets_level_", "seconds")
+"""What a point of a curve may hold and the line after an epoch leaves out."""
 
 
 def _schedule(step: int, total: int, warmup: int) -> float:
@@ -101,6 +115,11 @@ class Stage:
         self.scheduler.step()
         return float(norm)
 
+    @property
+    def postfix(self) -> dict[str, str]:
+        """What a progress bar shows of the last validation; nothing before the first."""
+        return {"ndcg@10": f"{self.curve[-1]['validation_ndcg@10']:.4f}"} if self.curve else {}
+
     def _best_epoch(self) -> int:
         scores = [point["validation_ndcg@10"] for point in self.curve]
         return int(np.argmax(scores)) if scores else -1
@@ -134,11 +153,7 @@ class Stage:
             self.curve.append(point)
             if self._best_epoch() == len(self.curve) - 1:
                 self.best = self._copy()
-            told = ", ".join(
-                f"{name} {value:.4g}"
-                for name, value in point.items()
-                if not name.startswith(("loss_level_", "seconds"))
-            )
+            told = ", ".join(f"{name} {value:.4g}" for name, value in point.items() if not name.startswith(_UNTOLD))
             self.progress(f"{self.name} epoch {epoch + 1}/{self.epochs}: {told}, {point['seconds']:.0f} s")
             if report is not None:  # before the checkpoint: an epoch may be told twice, never not at all
                 report(epoch, point["validation_ndcg@10"])

@@ -1,18 +1,21 @@
 """Train a scorer over a tree: the dense stage, then the lifelong stage (each in a file of its own).
 
+With `TrainingConfig.reassign` the tree is learnt too, before the two stages (`model.alternation`).
+
 `TrainingConfig` is everything that decides what comes out besides data and tree; its digest is part of a model's identity.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from model.alternation import ReassignConfig, alternate
 from model.dense_training import DenseConfig, train_dense
 from model.errors import BadInput
 from model.files import read_npz, write_npz
@@ -23,8 +26,10 @@ from model.scorer import MISS, ScorerConfig
 from model.stage import Progress
 
 __all__ = [
+    "Trained",
     "TrainingConfig",
     "adopt_parameters",
+    "dense_alone",
     "dense_histories",
     "load_parameters",
     "new_model",
@@ -50,6 +55,21 @@ class TrainingConfig:
     """Beam of the search that validates and serves."""
     seed: int = 0
     """Seed of everything random."""
+    pseudo_targets: bool = False
+    """Dense stage: a level learns from the targets alone that a greedy descent from their ancestor would find (OTM)."""
+    reassign: ReassignConfig = field(default_factory=ReassignConfig)
+    """Items trading places in the tree before the stages; none by default."""
+
+
+class Trained(NamedTuple):
+    """What a training leaves."""
+
+    model: MISS
+    """The scorer, ready to search with."""
+    tree: IndexTree
+    """The tree its parameters belong to: the one that was given, or with `reassign` another of the same shape."""
+    curves: Mapping[str, list[dict[str, float]]]
+    """Stage -> a point for each epoch: "reassign" where the tree is learnt, "dense", "lifelong"."""
 
 
 def options_for(train: Histories) -> dict[str, Any]:
@@ -72,6 +92,12 @@ def new_model(tree: IndexTree, config: TrainingConfig) -> MISS:
         return MISS(tree, config.scorer)
 
 
+def dense_alone(config: TrainingConfig) -> TrainingConfig:
+    """The same without lifelong units: the dense path of its model, which starts as it would beside them."""
+    off = replace(config.scorer.lifelong, co_gsu=False, mm_gsu=False)
+    return replace(config, scorer=replace(config.scorer, lifelong=off))
+
+
 def dense_histories(train: Histories, config: TrainingConfig) -> Histories:
     """What the dense stage learns from: everything, less the tails that are the lifelong stage's where there is one."""
     if not (config.scorer.lifelong.units and config.lifelong.epochs):
@@ -87,8 +113,10 @@ def train_model(
     *,
     work: Path | None = None,
     progress: Progress = print,
-) -> tuple[MISS, Mapping[str, list[dict[str, float]]]]:
-    """Train from scratch, or from the checkpoints found in `work`; returns the model and the curve of each stage.
+) -> Trained:
+    """Train from scratch, or from the checkpoints found in `work`.
+
+    With `config.reassign.rounds` the result is that of a training without, on the tree that comes out of them.
 
     Raises BadInput where the histories are over another catalogue than the tree.
     """
@@ -96,20 +124,33 @@ def train_model(
         raise BadInput(
             f"the tree holds {tree.n_items} items, the histories {train.n_items}; materialize index_tree again"
         )
-    model = new_model(tree, config)
-    dense_file, lifelong_file = (None, None) if work is None else (work / "dense.pt", work / "lifelong.pt")
-    curves = {
-        "dense": train_dense(
-            model,
+    curves: dict[str, list[dict[str, float]]] = {}
+    if config.reassign.rounds:
+        tree, curves["reassign"] = alternate(
             tree,
             dense_histories(train, config),
             validation,
-            config.dense,
+            config.reassign,
+            start=lambda grown: new_model(grown, dense_alone(config)),
+            dense=config.dense,
             seed=config.seed,
-            checkpoint=dense_file,
+            pseudo=config.pseudo_targets,
+            work=work,
             progress=progress,
         )
-    }
+    model = new_model(tree, config)
+    dense_file, lifelong_file = (None, None) if work is None else (work / "dense.pt", work / "lifelong.pt")
+    curves["dense"] = train_dense(
+        model,
+        tree,
+        dense_histories(train, config),
+        validation,
+        config.dense,
+        seed=config.seed,
+        pseudo=config.pseudo_targets,
+        checkpoint=dense_file,
+        progress=progress,
+    )
     if config.scorer.lifelong.units and config.lifelong.epochs:
         curves["lifelong"] = train_lifelong(
             model,
@@ -122,7 +163,7 @@ def train_model(
             checkpoint=lifelong_file,
             progress=progress,
         )
-    return model.eval(), curves
+    return Trained(model.eval(), tree, curves)
 
 
 def save_parameters(model: MISS, path: Path) -> None:

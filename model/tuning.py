@@ -7,7 +7,8 @@
 - The sampler of trial n is seeded with (seed, n): a search that was killed and is started again makes the trials of one
   that was not. Finished trials are not trained again, nor are options that were tried already; a trial that was cut off
   goes on after its last epoch, and fails where it ends the process again and again.
-- A trial's score is the dense stage's own: `train_model` with the same options gives the same curve.
+- A trial's score is the dense stage's own: `train_model` with the same options gives the same curve. Trials train on the tree
+  they are given, whatever `reassign` says.
 
 Cost: trials x epochs of the dense path, less what is pruned; pruning favours what learns fast, and so does a small budget.
 Not covered: options that the dense path does not read, the lifelong path, several processes on one study.
@@ -20,7 +21,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -37,7 +38,7 @@ from model.errors import BadInput
 from model.files import digest_json
 from model.histories import EvaluationSet, Histories
 from model.index_tree import IndexTree
-from model.training import TrainingConfig, dense_histories, new_model
+from model.training import TrainingConfig, dense_alone, dense_histories, new_model
 
 __all__ = ["SPACE", "Search", "Tried", "Value", "best_of", "read_space"]
 
@@ -57,7 +58,7 @@ STARTUP = 5
 """Trials before the sampler and the pruner draw on what was tried, the first one included."""
 STARTS = 3
 """Times a trial may end the process (memory, most likely) without finishing an epoch."""
-_UNREAD = ("beam", "seed", "lifelong", "scorer.lifelong", "scorer.hidden", "dense.epochs")
+_UNREAD = ("beam", "seed", "lifelong", "reassign", "scorer.lifelong", "scorer.hidden", "dense.epochs")
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -273,10 +274,7 @@ class Search:
     def _train(self, trial: Trial, options: Mapping[str, Value], checkpoint: Path) -> float:
         """Best validation NDCG@10 of the dense path with these options."""
         config = self.config_of(options)
-        units_off = replace(
-            config.scorer.lifelong, co_gsu=False, mm_gsu=False
-        )  # the dense path starts as it would with them
-        model = new_model(self.tree, replace(config, scorer=replace(config.scorer, lifelong=units_off)))
+        model = new_model(self.tree, dense_alone(config))
         known = trial.study.trials[trial.number].intermediate_values
 
         def report(epoch: int, value: float) -> None:
@@ -295,6 +293,7 @@ class Search:
             self.validation,
             config.dense,
             seed=config.seed,
+            pseudo=config.pseudo_targets,
             checkpoint=checkpoint,
             progress=lambda _: None,
             report=report,

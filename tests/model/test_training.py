@@ -75,7 +75,7 @@ def test_training_learns_the_ring_and_the_tree_finds_what_it_learnt() -> None:
     """Users walk the ring by one or two: the known answer is the next items on the way."""
     train, validation, test = _data(600)
     tree = build_tree(ring_vectors(ITEMS))
-    model, curves = train_model(tree, train, validation, TINY, progress=_quiet)
+    model, _, curves = train_model(tree, train, validation, TINY, progress=_quiet)
     assert curves["dense"][0]["loss"] > curves["dense"][-1]["loss"]
     # untrained, content alone already says who is near
     assert exact_ndcg(new_model(tree, TINY), validation) + 0.2 < exact_ndcg(model, validation)
@@ -91,7 +91,7 @@ def test_uniform_negatives_are_an_option_that_trains() -> None:
     config = replace(
         TINY, lifelong=replace(TINY.lifelong, negatives="uniform", epochs=1), dense=replace(TINY.dense, epochs=1)
     )
-    _, curves = train_model(build_tree(ring_vectors(ITEMS)), train, validation, config, progress=_quiet)
+    *_, curves = train_model(build_tree(ring_vectors(ITEMS)), train, validation, config, progress=_quiet)
     assert {"loss", "loss_dense", "gradient_norm"} <= set(curves["lifelong"][1])
 
 
@@ -157,7 +157,7 @@ from model.training import save_parameters, train_model
 train, validation, _ = _data()
 def tell(message):
     print(message, flush=True)
-model, _ = train_model(build_tree(ring_vectors(ITEMS)), train, validation, TINY, work=Path(sys.argv[1]), progress=tell)
+model, *_ = train_model(build_tree(ring_vectors(ITEMS)), train, validation, TINY, work=Path(sys.argv[1]), progress=tell)
 save_parameters(model, Path(sys.argv[1]) / "parameters.npz")
 """
 

@@ -19,8 +19,9 @@ from model.histories import Histories
 from model.index_tree import TreeConfig, build_tree
 from model.level_loss import level_softmax_loss
 from model.lifelong_training import LifelongTraining, _samples, search_ndcg, tail_lengths
-from model.scorer import NodeTables
-from model.training import dense_histories, new_model
+from model.scorer import MISS, NodeTables
+from model.stage import parameter_norms
+from model.training import dense_histories, new_model, train_model
 from model.transitions import followers
 
 
@@ -152,6 +153,75 @@ def test_validation_of_the_dense_path_reads_a_user_as_a_search_does_whoever_shar
     served = search_ndcg(dense_alone(model, tree, config), tree, validation, beam=ITEMS, users=len(validation))
     for batch in (1, 16, 256):
         assert exact_ndcg(model, validation, batch=batch) == pytest.approx(served, abs=1e-6), f"batches of {batch}"
+
+
+@pytest.fixture(scope="module")
+def curves_and_lines() -> tuple[dict[str, list[dict[str, float]]], list[str], MISS]:
+    train, validation, _ = _data(80)
+    lines: list[str] = []
+    config = replace(TINY, dense=replace(TINY.dense, epochs=2))
+    model, _, curves = train_model(build_tree(ring_vectors(ITEMS)), train, validation, config, progress=lines.append)
+    return dict(curves), lines, model
+
+
+def test_curves_hold_the_norms_of_the_parameters_and_the_loss_of_every_trained_level(curves_and_lines) -> None:
+    """What a reviewer looks at where a training went wrong; all of a curve goes to MLflow under these names."""
+    curves, _, model = curves_and_lines
+    dense, lifelong = curves["dense"], curves["lifelong"]
+    assert {f"loss_level_{h}" for h in (3, 4, 5, 6)} <= set(dense[0])
+    groups = {name.partition(".")[0] for name, _ in model.named_parameters()}
+    assert {"node_embedding", "node_bias", "content", "short", "co_gsu", "mm_gsu", "gates", "mlp_out"} <= groups
+    for point in (*dense, *lifelong[1:]):
+        assert {f"parameter_norm_{group}" for group in groups} <= set(point)
+        parts = [point[f"parameter_norm_{group}"] for group in groups]
+        assert point["parameter_norm"] == pytest.approx(np.sqrt(np.square(parts).sum()))
+    assert dense[0]["parameter_norm_node_embedding"] < dense[1]["parameter_norm_node_embedding"]
+    assert dense[0]["parameter_norm_mm_gsu"] == dense[1]["parameter_norm_mm_gsu"], "not this stage's"
+    assert len({point["parameter_norm_short"] for point in lifelong[1:]}) == 1, "frozen"
+    assert lifelong[1]["parameter_norm_mlp_out"] > 0
+    found = parameter_norms(model)
+    assert found["parameter_norm_short"] == pytest.approx(
+        float(torch.cat([p.detach().flatten() for p in model.short.parameters()]).norm()), rel=1e-5
+    )
+
+
+def test_the_line_after_an_epoch_stays_short(curves_and_lines) -> None:
+    _, lines, _ = curves_and_lines
+    assert len(lines) == 4
+    assert not [line for line in lines if "norm_" in line or "parameter_norm" in line or "level" in line]
+    assert max(map(len, lines)) < 120
+    assert lines[0].startswith("dense epoch 1/2: loss ")
+    assert "validation_ndcg@10" in lines[0]
+
+
+def test_progress_bars_show_the_loss_and_the_last_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: dict[str, list[dict[str, str]]] = {}
+
+    class Bar:
+        def __init__(self, items: object, *, desc: str, **_: object) -> None:
+            self.items, self.own = items, shown.setdefault(desc, [])
+
+        def __iter__(self) -> object:
+            return iter(self.items)  # type: ignore[call-overload]
+
+        def set_postfix(self, told: dict[str, str], *, refresh: bool) -> None:
+            self.own.append(told)
+
+    for module in ("dense_training", "lifelong_training"):
+        monkeypatch.setattr(f"model.{module}.tqdm", Bar)
+    train, validation, _ = _data(40)
+    tree, config = build_tree(ring_vectors(ITEMS)), replace(TINY, dense=replace(TINY.dense, epochs=2))
+    curves = train_model(tree, train, validation, config, progress=_quiet).curves
+    assert list(shown) == ["dense 1/2", "dense 2/2", "lifelong 1/2", "lifelong 2/2"]
+    assert all("loss" in each for told in shown.values() for each in told)
+    assert not any("ndcg@10" in each for each in shown["dense 1/2"]), "nothing was validated yet"
+    seen = {
+        "dense 2/2": curves["dense"][0],
+        "lifelong 1/2": curves["lifelong"][0],
+        "lifelong 2/2": curves["lifelong"][1],
+    }
+    for bar, point in seen.items():
+        assert {each["ndcg@10"] for each in shown[bar]} == {f"{point['validation_ndcg@10']:.4f}"}
 
 
 def _numbered(lengths: list[int]) -> Histories:

@@ -80,7 +80,7 @@ def test_trial_0_is_what_one_has_and_scores_what_its_training_scores(tmp_path: P
     assert (first.number, first.state) == (0, "done")
     assert first.options == {"dense.learning_rate": 1e-2, "scorer.layers": 1}
     config = replace(TINY, dense=replace(TINY.dense, epochs=EPOCHS))
-    _, curves = train_model(search.tree, search.train, search.validation, config, progress=lambda _: None)
+    *_, curves = train_model(search.tree, search.train, search.validation, config, progress=lambda _: None)
     assert list(first.curve.values()) == pytest.approx([point["validation_ndcg@10"] for point in curves["dense"]])
     assert first.value == max(first.curve.values())
 

@@ -226,6 +226,24 @@ with instance(settings) as found:
     assert "Lineage" in card
 
 
+def logged(home: Path) -> dict[str, int]:
+    """Name -> points of every metric that MLflow holds."""
+    with sqlite3.connect(home / "mlflow.db") as database:
+        return dict(database.execute("select key, count(*) from metrics group by key").fetchall())
+
+
+def test_losses_of_levels_and_norms_of_parameters_are_curves_in_mlflow(home: Path) -> None:
+    points = logged(home)
+    epochs = points["dense/loss"]
+    assert epochs > 3
+    levels = [name for name in points if name.startswith("dense/loss_level_")]
+    assert len(levels) == 5, "levels of 8 to 64 nodes, and the leaves"
+    groups = ("node_embedding", "node_bias", "content", "short", "co_gsu", "mm_gsu", "mlp_out")
+    norms = ["dense/parameter_norm", *(f"dense/parameter_norm_{group}" for group in groups)]
+    assert {points[name] for name in levels + norms} == {epochs}
+    assert {points[f"lifelong/parameter_norm_{group}"] for group in groups} == {points["lifelong/loss"]}
+
+
 def test_the_service_answers_over_http(home: Path) -> None:
     port = "18473"
     with start(home, "serve", "--port", port) as process:
@@ -314,3 +332,29 @@ def test_too_little_data_is_told_in_a_sentence(tmp_path: Path, home: Path, items
     (own / "encoders").symlink_to(home / "encoders")
     miss(own, "ingest", str(folder))
     assert "nobody to evaluate" in miss(own, "materialize", code=2)
+
+
+def test_a_model_over_a_tree_it_has_changed_is_promoted_with_that_tree(tmp_path: Path, home: Path) -> None:
+    """Evaluated, exported, judged and served is the tree beside the parameters, not the one that was built."""
+    folder, own = tmp_path / "scenes", tmp_path / "home"
+    write_catalogue(folder)
+    own.mkdir()
+    (own / "encoders").symlink_to(home / "encoders")
+    miss(own, "ingest", str(folder))
+    options = json.loads(TINY["MISS_TRAINING"])
+    options["scorer"]["lifelong"] |= {"co_gsu": False, "mm_gsu": False}  # the export is what takes its time
+    options["reassign"] = {"rounds": 2, "moves": 30}
+    miss(own, "materialize", MISS_TRAINING=json.dumps(options))
+    champion = champion_of(own)
+    assert champion["version"] == "1", "the gate holds: invariants, parity, baselines, a fresh process"
+    (manifest,) = (own / "artifacts" / "retrieval_model").glob("*/manifest.json")
+    (built,) = (own / "artifacts" / "index_tree").glob("*/tree.npz")
+    files = json.loads(manifest.read_text())["files"]
+    assert champion["digests"]["tree.npz"] == files["tree.npz"]["sha256"]
+    with np.load(manifest.parent / "tree.npz") as after, np.load(built) as before:
+        moved = int((after["item_leaf"] != before["item_leaf"]).sum())
+        assert np.array_equal(after["children"], before["children"])
+    assert 0 < moved <= 60
+    assert json.loads(manifest.read_text())["meta"]["items_moved"] == moved
+    assert {"reassign/moved_items", "reassign/evidence_gain", "reassign/parameter_norm"} <= set(logged(own))
+    assert len(json.loads(miss(own, "recommend", "--user", "user 3", "-k", "5", "--json"))["items"]) == 5
