@@ -6,7 +6,7 @@ Their settings were chosen on MovieLens-1M's validation item where a docstring s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from model.retriever import Retriever
 
 __all__ = ["Rival", "rivals"]
 
-Fit = Callable[[Material, Path, int], Any]
+Fit = Callable[[Material, Path, Any], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +25,21 @@ class Rival:
     name: str
     """What it is called on disk."""
     fit: Fit
-    """(material, work folder that survives a kill, seed) -> retriever with `save`."""
+    """(material, work folder that survives a kill, its configuration) -> retriever with `save`."""
     load: Callable[[Path], Any]
-    seeded: bool = False
-    """Whether the seed matters."""
+    config: Any = None
+    """Dataclass of its options, part of the digest that a fit is found by; None where it has none."""
     rows: tuple[tuple[str, Callable[[Any], Retriever]], ...] = ()
     """Names in the table and how to get from the fitted class to that retriever; its own name where empty."""
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the seed matters."""
+        return hasattr(self.config, "seed")
+
+    def configured(self, seed: int | None) -> Any:
+        """Its configuration with a seed."""
+        return self.config if seed is None else replace(self.config, seed=seed)
 
     def named(self) -> tuple[tuple[str, Callable[[Any], Retriever]], ...]:
         """`rows`, or the one row of its own name."""
@@ -43,42 +52,44 @@ def rivals(progress: Callable[[str], None]) -> list[Rival]:
     from model.baselines.sasrec import SASRecConfig
     from model.baselines.tiger import TIGERConfig
 
-    def sasrec(made: Material, work: Path, seed: int) -> SASRec:
-        config = SASRecConfig(
-            d=128, heads=2, feed_forward=256, dropout=0.25, epochs=24, seed=seed
-        )  # our width and epochs
+    def sasrec(made: Material, work: Path, config: SASRecConfig) -> SASRec:
         return SASRec.fit(made.train, made.validation, config, checkpoint=work / "sasrec.pt", progress=progress)
 
-    def tiger(made: Material, work: Path, seed: int) -> TIGER:
-        config = TIGERConfig(seed=seed)
+    def tiger(made: Material, work: Path, config: TIGERConfig) -> TIGER:
         return TIGER.fit(
             made.train, made.aligned, made.validation, config, checkpoint=work / "tiger.pt", progress=progress
         )
 
     return [
         Rival(name="popularity", fit=lambda made, *_: Popularity.fit(made.train), load=Popularity.load),
-        Rival(name="item-kNN (recency)", fit=lambda made, *_: ItemKNN.fit(made.train), load=ItemKNN.load),
+        Rival(
+            name="item-kNN (recency)",
+            fit=lambda made, _, config: ItemKNN.fit(made.train, config),
+            load=ItemKNN.load,
+            config=ItemKNNConfig(),
+        ),
         Rival(
             name="item-kNN (transitions)",
-            fit=lambda made, *_: ItemKNN.fit(made.train, ItemKNNConfig(window=40, backward=0.5, decay=0.6)),
+            fit=lambda made, _, config: ItemKNN.fit(made.train, config),
             load=ItemKNN.load,
+            config=ItemKNNConfig(window=40, backward=0.5, decay=0.6),
         ),
         Rival(name="EASE", fit=lambda made, *_: EASE.fit(made.train), load=EASE.load),
         Rival(
             name="iALS",
-            fit=lambda made, _, seed: IALS.fit(made.train, IALSConfig(seed=seed)),
+            fit=lambda made, _, config: IALS.fit(made.train, config),
             load=IALS.load,
-            seeded=True,
+            config=IALSConfig(),
         ),
         Rival(
             name="SASRec",
             fit=sasrec,
             load=SASRec.load,
-            seeded=True,
+            config=SASRecConfig(d=128, heads=2, feed_forward=256, dropout=0.25, epochs=24),  # our width and epochs
             rows=(
                 ("SASRec (exact)", lambda fitted: fitted.searching("exact")),
                 ("SASRec (HNSW)", lambda fitted: fitted.searching("hnsw")),
             ),
         ),
-        Rival(name="TIGER-style (semantic IDs)", fit=tiger, load=TIGER.load, seeded=True),
+        Rival(name="TIGER-style (semantic IDs)", fit=tiger, load=TIGER.load, config=TIGERConfig()),
     ]

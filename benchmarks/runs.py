@@ -160,15 +160,17 @@ class Runs:
 
     def fitted(self, rival: Rival, seed: int | None) -> Artifact:
         """A fitted baseline."""
+        config = rival.configured(seed)
 
         def build(folder: Path, work: Path) -> dict[str, Any]:
             self.progress(f"{self.material.dataset}: fitting {rival.name}")
-            rival.fit(self.material, work, seed or 0).save(folder)
+            rival.fit(self.material, work, config).save(folder)
             return {}
 
         names = ("training_histories", "multimodal_embeddings")
         inputs = {name: self.material.inputs[name] for name in names}
-        return self._produce("bench_baseline", {"name": rival.name, "seed": seed}, inputs, build)
+        own = {"name": rival.name, "config": None if config is None else asdict(config)}
+        return self._produce("bench_baseline", own, inputs, build)
 
     def evaluation(
         self,

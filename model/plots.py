@@ -16,7 +16,7 @@ import numpy as np
 
 from model.errors import BadInput
 
-__all__ = ["loss_curves", "recall_by_length", "recall_by_level", "tree_quality"]
+__all__ = ["gain_by_length", "loss_curves", "recall_by_length", "recall_by_level", "tree_quality"]
 
 _KNOWN = {
     "MISS (tree)": "#c2410c",
@@ -137,6 +137,32 @@ def recall_by_length(rows: Sequence[Mapping[str, Any]], *, metric: str = "recall
     _label(axis, title=_titled(f"{y} by length of the history", simulated), x="behaviors before the target", y=y)
     axis.margins(y=0.1)
     figure.legend(loc="outside lower center", ncols=min(len(retrievers), 3), frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def gain_by_length(gains: Sequence[Mapping[str, Any]], *, title: str, simulated: bool = False) -> bytes:
+    """What one retriever gains over others by length of the history: a line each, with 95 % intervals.
+
+    gains: {"against", "slice", "users", "mean_difference", "low95", "high95"} of one metric, slices in order.
+    """
+    if not gains:
+        raise BadInput("there is nothing to draw: give at least one slice of one comparison")
+    slices = {each["slice"]: each["users"] for each in gains}
+    names = list(dict.fromkeys(each["against"] for each in gains))
+    figure, axes = _figure(max(6.5, 1.6 * len(slices)), 4.4)
+    axis, colours, place = axes[0, 0], _colours(names), {name: at for at, name in enumerate(slices)}
+    axis.axhline(0, color=_INK, linewidth=1)
+    for index, name in enumerate(names):
+        own = [each for each in gains if each["against"] == name]
+        at = np.array([place[each["slice"]] for each in own]) + 0.08 * (index - (len(names) - 1) / 2)
+        middle, low, high = (np.array([each[key] for each in own]) for key in ("mean_difference", "low95", "high95"))
+        error = np.stack([middle - low, high - middle])
+        axis.errorbar(
+            at, middle, error, color=colours[name], marker="o", capsize=3, linewidth=1.8, label=f"over {name}"
+        )
+    axis.set_xticks(range(len(slices)), [f"{name}\n{users:,} users" for name, users in slices.items()])
+    _label(axis, title=_titled(title, simulated), x="behaviors before the target", y="difference, with 95 % intervals")
+    figure.legend(loc="outside lower center", ncols=min(len(names), 2), frameon=False, fontsize=9)
     return _png(figure)
 
 

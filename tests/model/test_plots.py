@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from model.errors import BadInput
-from model.plots import _short, loss_curves, recall_by_length, recall_by_level, tree_quality
+from model.plots import _short, gain_by_length, loss_curves, recall_by_length, recall_by_level, tree_quality
 
 ROWS = [
     {"retriever": name, "slice": part, "users": 1200, "recall@50": value, "ndcg@10": value / 2}
@@ -26,12 +26,18 @@ CURVES = {
     ],
     "lifelong": [{"loss": 2.0}],  # never validated
 }
+GAINS = [
+    {"against": name, "slice": part, "users": 30, "mean_difference": value, "low95": value - 0.1, "high95": value + 0.2}
+    for name, value in (("EASE", 0.05), ("another", -0.02))
+    for part in ("1-49", "500+")
+]
 PICTURES: dict[str, Callable[[], bytes]] = {
     "recall by level": lambda: recall_by_level(LEVELS),
     "one level": lambda: recall_by_level({"a": {3: 0.5}}, simulated=True),
     "tree quality": lambda: tree_quality(LEVELS, simulated=True),
     "recall by length": lambda: recall_by_length(ROWS),
     "ndcg by length": lambda: recall_by_length(ROWS[:1], metric="ndcg@10", simulated=True),
+    "gain by length": lambda: gain_by_length(GAINS, title="gain", simulated=True),
     "loss curves": lambda: loss_curves(CURVES),
 }
 
