@@ -3,8 +3,8 @@
     python -m benchmarks.ablation --dataset movielens-1m --seeds 0,1,2
 
 - Every model is trained once and every evaluation made once: both are found again by digests under --home, also after a kill.
-- Results go to <out>/quality.json and <out>/quality.md after every row, so a run that is stopped leaves what it has; with the
-  default <out> the README's table follows.
+- Results go to <out>/quality.json and <out>/quality.md after every row, with a picture of gains by history length, so a run that is
+  stopped leaves what it has; with the default <out> the README's table follows.
 - Rows of other data sets, splits and budgets (--options) that stand in quality.json already are kept.
 """
 
@@ -25,6 +25,7 @@ import numpy as np
 import typer
 
 from assets.settings import quiet_environment
+from benchmarks.cold import Cold
 from benchmarks.grid import Cell, full, star
 from benchmarks.material import SOURCES, Material, prepare
 from benchmarks.report import Result, comparisons, gains, row
@@ -36,6 +37,7 @@ from model.evaluation import Evaluation, length_slices, level_recall, popularity
 from model.files import read_json, write_bytes, write_json
 from model.histories import EvaluationSet
 from model.index_tree import IndexTree
+from model.plots import gain_by_length
 from model.retriever import Retriever
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +45,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 LEVEL_USERS = 1000
 """Users whose beams are kept, and who are scored on every item: a sample tells the level that loses."""
 LEVELS_UP = (1, 3, 6)
+PICTURED = ("MISS, lifelong path switched off", "retrieve, then rescore", "SASRec (exact)", "TDM (id-learnt tree)")
 SWITCHED_OFF = "MISS, lifelong path switched off"
 """The default's own dense path through the tree: what the lifelong path adds for whom is read against it."""
 
@@ -69,6 +72,8 @@ def _levels(retriever: Any, chosen: EvaluationSet, tree: IndexTree) -> dict[str,
 
 class Benchmark:
     """One data set's part of the table."""
+
+    of = "MISS"
 
     def __init__(self, made: Material, options: dict[str, Any], split: str) -> None:
         self.made, self.split, self.options = made, split, options
@@ -175,7 +180,7 @@ def _gap(beam: Evaluation, exhaustive: Evaluation) -> dict[str, Any]:
     return told
 
 
-def write(out: Path, part: Benchmark, results: list[Result], command: str) -> None:
+def write(out: Path, part: Benchmark | Cold, results: list[Result], command: str) -> None:
     """quality.json and quality.md: these results, and what stands there of other data sets, splits and budgets.
 
     The README follows where `out` is the default.
@@ -187,8 +192,8 @@ def write(out: Path, part: Benchmark, results: list[Result], command: str) -> No
     before = read_json(path) if path.is_file() else {}
     new = {
         "rows": [row(r) for r in results],
-        "comparisons": comparisons(results, "MISS"),
-        "gains": gains(results, "MISS", length_slices(part.chosen)),
+        "comparisons": comparisons(results, part.of),
+        "gains": gains(results, part.of, length_slices(part.chosen)),
     }
     report = {
         "meta": {
@@ -201,9 +206,19 @@ def write(out: Path, part: Benchmark, results: list[Result], command: str) -> No
     report |= {name: [r for r in before.get(name, []) if part_of(r) != own] + made for name, made in new.items()}
     write_json(path, report)
     write_bytes(out / "quality.md", markdown(report).encode())
+    _draw(out, part, new["gains"])
     if out == RESULTS:
         readme = ROOT / "README.md"
         write_bytes(readme, place(readme.read_text(encoding="utf-8"), report).encode())
+
+
+def _draw(out: Path, part: Benchmark | Cold, found: list[dict[str, Any]]) -> None:
+    """A picture of what the lifelong path gains for whom; none for other budgets than the default, or without such rows."""
+    drawn = [g for g in found if g["metric"] == "ndcg@10" and g["against"] in PICTURED]
+    if drawn and not part.options and part.split == "test":
+        title = f"{part.made.dataset}: what MISS gains in NDCG@10, by length of the history"
+        picture = gain_by_length(drawn, title=title, simulated=part.made.simulated)
+        write_bytes(out / f"gain-by-length-{part.made.dataset}.png", picture)
 
 
 def _git(*arguments: str) -> str:
@@ -218,6 +233,7 @@ def main(
         str, typer.Option(help="star (the default and each step from it), full, default or none")
     ] = "star",
     baselines: Annotated[bool, typer.Option(help="also fit the baselines")] = True,
+    cold: Annotated[bool, typer.Option(help="also hold items out of training and retrieve them from content")] = False,
     split: Annotated[str, typer.Option(help="test, or validation while tuning")] = "test",
     options: Annotated[str, typer.Option(help="JSON over the default training options, e.g. a smaller budget")] = "{}",
     data: Annotated[Path, typer.Option(help="folder of the data sets")] = ROOT.parent / "shared" / "data",
@@ -245,6 +261,9 @@ def main(
             for result in part.baselines(numbers):
                 results.append(result)
                 write(out.resolve(), part, results, command)
+        if cold:
+            held_out = Cold(part.made, over, progress=part.runs.progress)
+            write(out.resolve(), held_out, list(held_out.rows(numbers)), command)
     typer.echo((out / "quality.md").read_text())
 
 

@@ -1,0 +1,71 @@
+"""A reader would lose: a README whose figures are those that were measured."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.tables import part_of, place, table
+from model.files import read_json
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MARK = re.compile(r"<!-- quality: (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
+META = {"command": "python -m x", "commit": "0123456789abcdef", "date": "2026-11-22", "machine": "any"}
+README = (
+    "# T\n\n<!-- quality: walks -->\nold\n<!-- end -->\nbetween\n<!-- quality: shop -->\nkept\n<!-- end -->\nafter\n"
+)
+
+
+def a_row(retriever: str, **more: Any) -> dict[str, Any]:
+    metrics = {"recall@10": 0.5, "recall@50": 0.6, "recall@100": 0.7, "recall@200": 0.8, "ndcg@10": 0.25}
+    return {
+        "dataset": "walks",
+        "retriever": retriever,
+        "split": "test",
+        "options": {},
+        "train_seconds": 1.0,
+        **metrics,
+    } | more
+
+
+def test_a_table_takes_its_place_between_its_marks_and_nothing_else_moves() -> None:
+    rows = [
+        a_row("MISS"),
+        a_row("EASE"),
+        a_row("MISS, random tree"),
+        a_row("EASE", split="validation"),
+        a_row("TDM", options={"beam": 9}),
+    ]
+    report = {"meta": META, "rows": rows, "comparisons": []}
+    text = place(README, report)
+    assert table(rows[:2], []) in text
+    assert "0123456789ab, 2026-11-22" in text
+    assert "old" not in text
+    assert "random tree" not in text
+    assert "TDM" not in text
+    assert text.endswith("<!-- end -->\nbetween\n<!-- quality: shop -->\nkept\n<!-- end -->\nafter\n")
+    assert place(text, report) == text, "written again, it stays as it is"
+
+
+def test_the_readme_shows_what_was_measured() -> None:
+    """Figures in the README are those of benchmarks/results/quality.json, to the last digit."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = MARK.findall(readme)
+    assert shown, "the README has a table of quality"
+    report = read_json(ROOT / "benchmarks" / "results" / "quality.json")
+    for dataset, _ in shown:
+        assert [r for r in report["rows"] if part_of(r) == (dataset, "test", "{}")], dataset
+    assert place(readme, report) == readme
+
+
+@pytest.mark.parametrize("metric", ["recall@10", "ndcg@10"])
+def test_every_row_says_over_whom_and_how_sure(metric: str) -> None:
+    report = read_json(ROOT / "benchmarks" / "results" / "quality.json")
+    assert {"commit", "date", "machine", "command"} == set(report["meta"])
+    for row in report["rows"]:
+        assert 0 <= row[metric] <= 1
+        assert row["users"] > 0
+        assert row["ci95"][0] <= row["ndcg@10"] <= row["ci95"][1]
