@@ -45,7 +45,7 @@ def markdown(report: Row) -> str:
         users = f"{rows[0]['users']:,} users, full ranking, seen items excluded"
         budget = "the default options" if options == "{}" else f"`{options}` over the default options"
         parts.append(f"## {dataset}, {split} item\n\n{users}; {budget}.\n\n{table(rows, found)}")
-        parts += [part for part in (_relative(found), _gained(gained), _levels(rows), _beam(rows)) if part]
+        parts += [part for part in (_relative(found), _gained(gained), _levels(rows), _beam(rows), _cold(rows)) if part]
         parts += [_slices(rows, title, key) for title, key in SLICES if any(key in r.get("slices", {}) for r in rows)]
     return "\n\n".join(parts) + "\n"
 
@@ -144,6 +144,19 @@ def _beam(rows: Sequence[Row]) -> str:
                 share = f"{pair['beam'] / pair['exhaustive']:.4f}" if pair["exhaustive"] else "-"
                 values = [f"{pair['beam']:.4f}", f"{pair['exhaustive']:.4f}", share]
                 lines.append(_line([f"{name}, {metric}, {told['users']:,} users", *values]))
+    return "\n".join(lines)
+
+
+def _cold(rows: Sequence[Row]) -> str:
+    """The ranking of held-out items among themselves, first seed of each, beside what a random order would reach."""
+    having = _first(rows, "among_cold")
+    if not having:
+        return ""
+    first = next(iter(having.values()))
+    metrics = list(first["chance"])
+    lines = _head([f"among the {first['items']:,} cold items alone", *metrics])
+    lines += [_line([name, *(f"{told[m]:.4f}" for m in metrics)]) for name, told in having.items()]
+    lines.append(_line(["a random order", *(f"{first['chance'][m]:.4f}" for m in metrics)]))
     return "\n".join(lines)
 
 

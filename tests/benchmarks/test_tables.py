@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.tables import part_of, place, table
+from benchmarks.tables import markdown, part_of, place, table
 from model.files import read_json
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -48,6 +48,18 @@ def test_a_table_takes_its_place_between_its_marks_and_nothing_else_moves() -> N
     assert "TDM" not in text
     assert text.endswith("<!-- end -->\nbetween\n<!-- quality: shop -->\nkept\n<!-- end -->\nafter\n")
     assert place(text, report) == text, "written again, it stays as it is"
+
+
+def test_cold_items_are_told_beside_a_random_order() -> None:
+    among = {"items": 171, "recall@10": 0.4, "ndcg@10": 0.2, "chance": {"recall@10": 0.06, "ndcg@10": 0.03}}
+    rows = [
+        a_row("MISS, cold items from content", split="cold", users=9, among_cold=among),
+        a_row("oracle", split="cold"),
+    ]
+    text = markdown({"meta": META, "rows": rows, "comparisons": []})
+    assert "| among the 171 cold items alone | recall@10 | ndcg@10 |" in text
+    assert "| MISS, cold items from content | 0.4000 | 0.2000 |" in text
+    assert "| a random order | 0.0600 | 0.0300 |" in text
 
 
 def test_the_readme_shows_what_was_measured() -> None:
