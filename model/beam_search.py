@@ -71,6 +71,7 @@ class BeamSearch(nn.Module):
         self.child_table: Tensor
         self.leaf_item: Tensor
         self.leaf_column: Tensor
+        self.to(model.node_bias.device)
 
     @property
     def tables(self) -> NodeTables:

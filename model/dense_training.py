@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from model.device import accelerated, reduced_precision, tensor
 from model.histories import EvaluationSet, Histories, left_padded
 from model.index_tree import IndexTree
 from model.level_loss import level_softmax_loss, pseudo_targets
@@ -53,8 +54,8 @@ class DenseConfig:
 
 
 def pad_left(histories: Sequence[NDArray[np.integer]], width: int | None = None) -> Tensor:
-    """`model.histories.left_padded` as a tensor."""
-    return torch.from_numpy(left_padded(histories, width))
+    """`model.histories.left_padded` as a tensor on the default device."""
+    return tensor(left_padded(histories, width))
 
 
 def windows(
@@ -99,8 +100,8 @@ def exact_ndcg(model: MISS, evaluation: EvaluationSet, *, batch: int = 256) -> f
         h = model.window(pad_left(seen, width), tables)[:, -1]
         scores = torch.addmm(bias, h, leaves.T)
         for row, items in enumerate(seen):
-            scores[row, torch.from_numpy(items.astype(np.int64))] = -torch.inf
-        target = torch.from_numpy(evaluation.targets[rows].astype(np.int64))
+            scores[row, tensor(items.astype(np.int64))] = -torch.inf
+        target = tensor(evaluation.targets[rows].astype(np.int64))
         rank = (scores > scores.gather(1, target[:, None])).sum(1)
         total += float(torch.where(rank < 10, 1 / torch.log2(rank + 2.0), 0.0).sum())
     return total / len(evaluation)
@@ -122,11 +123,11 @@ class _TrainedLevels:
         self.starts = [0, *(int(x) for x in np.cumsum(widths[self.levels]))]
         self.weights = [1.0] * (len(self.levels) - 1) + [config.leaf_weight]
         # (N, L) column of each item's ancestor within each level
-        self.column = torch.from_numpy(tree.paths()[:, self.levels] - tree.level_offsets[self.levels])
+        self.column = tensor(tree.paths()[:, self.levels] - tree.level_offsets[self.levels])
         # per level (nodes, b) columns of all children of each node's parent
         children = [tree.children[tree.parent[tree.nodes(h)]] for h in self.levels]
         first = [int(tree.level_offsets[h]) for h in self.levels]
-        self.families = [torch.from_numpy(np.where(c >= 0, c - a, -1)) for c, a in zip(children, first, strict=True)]
+        self.families = [tensor(np.where(c >= 0, c - a, -1)) for c, a in zip(children, first, strict=True)]
 
     def _hidden(self, seen: Tensor | None) -> Tensor | None:
         return None if seen is None else torch.where(seen >= 0, self.column[seen.clamp(min=0), -1], -1)
@@ -163,6 +164,7 @@ class _TrainedLevels:
         )
 
 
+@accelerated
 def train_dense(
     model: MISS,
     tree: IndexTree,
@@ -210,17 +212,18 @@ def train_dense(
         bar = tqdm(batches, total=steps, desc=f"{name} {number + 1}/{config.epochs}", leave=False, mininterval=1.0)
         for inputs, targets in bar:
             tables = model.tables()
-            h = model.window(torch.from_numpy(inputs), tables)
-            target = torch.from_numpy(targets)
+            items, target = tensor(inputs), tensor(targets)
+            with reduced_precision():
+                h = model.window(items, tables)
             chosen = target >= 0
-            seen = _seen(torch.from_numpy(inputs))[chosen] if config.hide_seen else None
+            seen = _seen(items)[chosen] if config.hide_seen else None
             known = h[chosen], target[chosen], seen, tables
             positives = levels.pseudo_targets(*known) if pseudo else None
             loss, by_level = levels.loss(*known, positives)
             norms += stage.step(loss)
             sums += [loss.item(), *by_level.tolist()]
             if positives is not None:
-                shares += positives.double().mean(0).numpy()
+                shares += positives.double().mean(0).cpu().numpy()
             bar.set_postfix({"loss": f"{loss.item():.3f}"} | stage.postfix, refresh=False)
         point = {"loss": sums[0] / steps, "gradient_norm": norms / steps}
         point |= {f"loss_level_{h}": value / steps for h, value in zip(levels.levels, sums[1:], strict=True)}

@@ -20,8 +20,8 @@ from torch import Tensor
 __all__ = ["level_softmax_loss", "pseudo_targets"]
 
 _HIDDEN = -1e9
-_CHUNK = 256
-"""Positions at a time: a chunk's logits stay within the processor's caches."""
+_CHUNK, _GPU_CHUNK = 256, 16384
+"""Positions at a time: a chunk's logits stay within the processor's caches, and fill a GPU."""
 
 
 class _LevelSoftmax(torch.autograd.Function):
@@ -39,7 +39,7 @@ class _LevelSoftmax(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         grad_h, grad_e, grad_bias = torch.zeros_like(h), torch.zeros_like(e), torch.zeros_like(bias)
         losses = torch.zeros(len(weights), device=h.device)
-        scale = 1.0 / max(len(h), 1)
+        scale, chunk = 1.0 / max(len(h), 1), _CHUNK if h.device.type == "cpu" else _GPU_CHUNK
         for level, (a, b) in enumerate(pairwise(starts)):
             nodes, columns, shift = e[a:b], e[a:b].T.contiguous(), bias[a:b]
             weight = weights[level] * scale
@@ -49,15 +49,15 @@ class _LevelSoftmax(torch.autograd.Function):
             if live is not None:
                 h_level, own_level = h[live], own_level[live]
                 gone_level, grad = None if gone_level is None else gone_level[live], torch.zeros_like(h_level)
-            logits, p = (h.new_empty(min(_CHUNK, len(h_level)), b - a) for _ in range(2))
-            for begin in range(0, len(h_level), _CHUNK):
-                h_chunk, target = h_level[begin : begin + _CHUNK], own_level[begin : begin + _CHUNK]
+            logits, p = (h.new_empty(min(chunk, len(h_level)), b - a) for _ in range(2))
+            for begin in range(0, len(h_level), chunk):
+                h_chunk, target = h_level[begin : begin + chunk], own_level[begin : begin + chunk]
                 rows = len(h_chunk)
                 x, q = logits[:rows], p[:rows]
                 torch.addmm(shift, h_chunk, columns, out=x)
                 if gone_level is not None:
                     own = x.gather(1, target)
-                    gone = gone_level[begin : begin + _CHUNK]
+                    gone = gone_level[begin : begin + chunk]
                     x.scatter_add_(1, gone.clamp(min=0), torch.where(gone >= 0, _HIDDEN, 0.0))
                     x.scatter_(1, target, own)
                 torch.softmax(x, dim=1, out=q)
@@ -65,7 +65,7 @@ class _LevelSoftmax(torch.autograd.Function):
                 # a target of probability 0 in float32 costs 87 nats in the report; its gradient is exact all the same
                 losses[level] -= chosen.clamp(min=1e-38).log().sum()
                 q.scatter_(1, target, chosen - 1)
-                grad[begin : begin + _CHUNK].addmm_(q, nodes, alpha=weight)
+                grad[begin : begin + chunk].addmm_(q, nodes, alpha=weight)
                 grad_e[a:b].addmm_(q.T, h_chunk, alpha=weight)
                 grad_bias[a:b].add_(q.sum(0), alpha=weight)
             if live is not None:
@@ -95,13 +95,14 @@ def level_softmax_loss(
 ) -> tuple[Tensor, Tensor]:
     """Weighted sum over levels of the mean softmax cross-entropy of h . e_n + bias_n.
 
-    h: (P, d) user vectors; e: (n, d) node embeddings of the trained levels side by side; bias: (n,).
+    h: (P, d) user vectors, made as precise as e; e: (n, d) node embeddings of the trained levels side by side; bias: (n,).
     targets: (P, L) int64, column of the target's ancestor within its level. starts: L + 1 first columns of each level.
     hidden: (P, m) int64 columns of the last level that are no alternatives, -1 for none; a target never hides itself.
     positives: (P, L) bool, the levels that each position is learnt from, all where None. A mean stays over all P positions, so
     that a position weighs the same wherever it counts; one that does not count adds 0 to loss and gradients.
     Returns (scalar loss, (L,) unweighted loss of each level in nats, detached).
     """
+    h = h.to(torch.promote_types(h.dtype, e.dtype))
     return _LevelSoftmax.apply(h, e, bias, targets, starts, weights, hidden, positives)  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from model.beam_search import BeamSearch, start_level
 from model.dense_training import pad_left
+from model.device import accelerated, tensor
 from model.histories import EvaluationSet, Histories, length_batches
 from model.index_tree import IndexTree
 from model.scorer import MISS, NodeTables
@@ -76,7 +77,7 @@ def search_ndcg(model: MISS, tree: IndexTree, evaluation: EvaluationSet, *, beam
     for chunk in length_batches(evaluation.seen.lengths[rows].tolist()):
         history = pad_left([evaluation.seen[int(r)] for r in chunk])
         items = search.search(history, history).items[:, :10]
-        hit = items == torch.from_numpy(evaluation.targets[chunk].astype(np.int64))[:, None]
+        hit = items == tensor(evaluation.targets[chunk].astype(np.int64))[:, None]
         total += float((hit / torch.log2(torch.arange(items.shape[1]) + 2.0)).sum())
     return total / max(len(rows), 1)
 
@@ -111,8 +112,8 @@ class _Candidates:
 
     def __init__(self, tree: IndexTree, beam: int, config: LifelongTraining) -> None:
         self.offsets = [int(x) for x in tree.level_offsets]
-        self.children = torch.from_numpy(tree.children)
-        self.item_leaf = torch.from_numpy(tree.item_leaf)
+        self.children = tensor(tree.children)
+        self.item_leaf = tensor(tree.item_leaf)
         self.beam, self.depth, self.config = beam, tree.depth, config
         self.start = start_level(tree, beam)
 
@@ -146,6 +147,7 @@ class _Candidates:
         return nodes, counts, reached
 
 
+@accelerated
 def train_lifelong(
     model: MISS,
     tree: IndexTree,
@@ -166,7 +168,7 @@ def train_lifelong(
     draw = _Candidates(tree, beam, config)
     levels = list(range(draw.start, tree.depth + 1))
     first_level = (draw.offsets[draw.start], draw.offsets[draw.start + 1])
-    paths = torch.from_numpy(tree.paths())
+    paths = tensor(tree.paths())
     width = max(model.config.window, model.config.lifelong.kept)
     tail = tail_lengths(train, config)
     steps = -(-int(tail.sum()) // config.batch)
@@ -208,7 +210,7 @@ def train_lifelong(
             level = tree.depth if rng.random() < 0.5 else int(rng.choice(levels))
             history = pad_left(before, max(width, max(map(len, before))))
             user = model.read(history, tables, first_level)
-            own = paths[torch.from_numpy(target), level]
+            own = paths[tensor(target), level]
             nodes, counts, reached = draw.draw(level, user.h.detach(), tables, history, own)
             weight = reached.to(user.h.dtype) / reached.sum().clamp(min=1)
             nodes = torch.cat([own[:, None], nodes], dim=1)

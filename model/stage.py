@@ -69,7 +69,7 @@ class Checkpoint:
         """The state of the last finished epoch, or None."""
         if self.path is None or not self.path.exists():
             return None
-        state: dict[str, Any] = torch.load(self.path, weights_only=True)
+        state: dict[str, Any] = torch.load(self.path, weights_only=True, map_location="cpu")
         return state
 
     def save(self, state: dict[str, Any]) -> None:
