@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -26,12 +27,13 @@ import typer
 
 from assets.settings import quiet_environment
 from benchmarks.cold import Cold
-from benchmarks.grid import Cell, full, star
+from benchmarks.grid import SELECTIONS, Cell
 from benchmarks.material import SOURCES, Material, prepare
 from benchmarks.report import Result, comparisons, gains, row
 from benchmarks.rivals import rivals
 from benchmarks.runs import Runs
 from benchmarks.tables import markdown, part_of, place
+from model.device import accelerator_name
 from model.errors import BadInput, MissError
 from model.evaluation import Evaluation, length_slices, level_recall, popularity_slices, slice_rows
 from model.files import read_json, write_bytes, write_json
@@ -185,24 +187,22 @@ def write(out: Path, part: Benchmark | Cold, results: list[Result], command: str
 
     The README follows where `out` is the default.
     """
-    path, own = (
-        out / "quality.json",
-        part_of({"dataset": part.made.dataset, "split": part.split, "options": part.options}),
-    )
+    path, told = out / "quality.json", {"dataset": part.made.dataset, "split": part.split, "options": part.options}
+    own = part_of(told)
     before = read_json(path) if path.is_file() else {}
-    new = {
+    meta = {
+        "commit": _git("rev-parse", "HEAD"),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores, {accelerator_name() or 'no accelerator'}",
+        "command": command,
+    }
+    new: dict[str, list[dict[str, Any]]] = {
+        "made": [told | meta],
         "rows": [row(r) for r in results],
         "comparisons": comparisons(results, part.of),
         "gains": gains(results, part.of, length_slices(part.chosen)),
     }
-    report = {
-        "meta": {
-            "commit": _git("rev-parse", "HEAD"),
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": f"{platform.machine()}, {platform.system()}, two cores, no accelerator",
-            "command": command,
-        }
-    }
+    report: dict[str, Any] = {"meta": meta}
     report |= {name: [r for r in before.get(name, []) if part_of(r) != own] + made for name, made in new.items()}
     write_json(path, report)
     write_bytes(out / "quality.md", markdown(report).encode())
@@ -230,7 +230,7 @@ def main(
     dataset: Annotated[list[str], typer.Option(help=f"data set, repeatable: {', '.join(SOURCES)}")],
     seeds: Annotated[str, typer.Option(help="seeds, comma-separated")] = "0",
     cells: Annotated[
-        str, typer.Option(help="star (the default and each step from it), full, default or none")
+        str, typer.Option(help="star (the default and each step from it), its units or trees, full, default or none")
     ] = "star",
     baselines: Annotated[bool, typer.Option(help="also fit the baselines")] = True,
     cold: Annotated[bool, typer.Option(help="also hold items out of training and retrieve them from content")] = False,
@@ -242,9 +242,9 @@ def main(
 ) -> None:
     """Train and evaluate whatever is not there yet, and write the table."""
     quiet_environment()
-    chosen = {"star": star, "full": full, "default": lambda: [Cell()], "none": list}.get(cells)
+    chosen = SELECTIONS.get(cells)
     if chosen is None or split not in ("test", "validation"):
-        raise BadInput(f"--cells {cells} --split {split}: give star, full, default or none; test or validation")
+        raise BadInput(f"--cells {cells} --split {split}: give {', '.join(SELECTIONS)}; test or validation")
     try:
         numbers, over = [int(x) for x in seeds.split(",")], json.loads(options)
     except ValueError as error:

@@ -1,17 +1,19 @@
 """The ablation grid: which models are trained, as plain values.
 
-- `star`: the default, every single step away from it, and the TDM corner (ID-only, short history) on each of its trees.
+- `star`: the default, every single step away from it, and the TDM corner (ID-only, short history) on each of its trees. Its parts:
+  `units`, what the lifelong path is made of, and `trees`, what the tree and the dense path are, TDM among them.
 - `full`: the whole cross product; combinations that differ in nothing (an ESU without MM-GSU, negatives without a lifelong
   path) are the same cell and appear once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any, Literal, get_args
 
-__all__ = ["Cell", "Lifelong", "Tree", "full", "star"]
+__all__ = ["SELECTIONS", "Cell", "Lifelong", "Tree", "full", "star", "trees", "units"]
 
 Tree = Literal["aligned", "raw", "category", "random", "id-learnt"]
 Lifelong = Literal["co+mm", "co", "mm", "none"]
@@ -72,15 +74,22 @@ _TOLD = {
 }
 
 
+def units() -> list[Cell]:
+    """Every step away from the default in its lifelong path: all but the first share the default's dense path."""
+    cells = [Cell(lifelong=x) for x in ("none", "co", "mm")]
+    cells += [Cell(transitions=False), Cell(lifelong="co", transitions=False)]
+    return [*cells, Cell(esu="id"), Cell(negatives="uniform")]
+
+
+def trees() -> list[Cell]:
+    """Every step away from the default in its tree and its node embeddings, then TDM: a dense path each."""
+    cells = [Cell(multi_modal_score=False), *(Cell(tree=x) for x in ("raw", "category", "random", "id-learnt"))]
+    return cells + [Cell(tree=x, lifelong="none", multi_modal_score=False) for x in ("id-learnt", "category", "random")]
+
+
 def star() -> list[Cell]:
     """The default first, then one step in each direction, then TDM."""
-    cells = [Cell()]
-    cells += [Cell(lifelong=x) for x in ("none", "co", "mm")]
-    cells += [Cell(transitions=False), Cell(lifelong="co", transitions=False)]
-    cells += [Cell(esu="id"), Cell(negatives="uniform"), Cell(multi_modal_score=False)]
-    cells += [Cell(tree=x) for x in ("raw", "category", "random", "id-learnt")]
-    cells += [Cell(tree=x, lifelong="none", multi_modal_score=False) for x in ("id-learnt", "category", "random")]
-    return cells
+    return [Cell(), *units(), *trees()]
 
 
 def full() -> list[Cell]:
@@ -90,3 +99,14 @@ def full() -> list[Cell]:
         Cell(tree=t, lifelong=x, esu=e, negatives=n, multi_modal_score=m).normal() for t, x, e, n, m in product(*axes)
     )
     return list(dict.fromkeys([*star(), *crossed]))
+
+
+SELECTIONS: dict[str, Callable[[], list[Cell]]] = {
+    "star": star,
+    "full": full,
+    "default": lambda: [Cell()],
+    "units": lambda: [Cell(), *units()],
+    "trees": lambda: [Cell(), *trees()],
+    "none": list,
+}
+"""What a benchmark may be asked for, by name; the default stands first where there is anything, to be compared with."""

@@ -20,7 +20,7 @@ __all__ = ["METRICS", "Result", "comparisons", "gains", "row"]
 
 CELL = ("tree", "lifelong", "esu", "negatives", "multi_modal_score", "transitions")
 """What the grid says of a row; "-" for baselines."""
-METRICS = [f"recall@{k}" for k in KS] + ["ndcg@10"]
+METRICS = ["recall@5", *(f"recall@{k}" for k in KS), "ndcg@5", "ndcg@10"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def row(result: Result) -> dict[str, Any]:
         "seed": result.seed,
         "split": result.evaluation.split,
         "users": own["users"],
-        **{metric: round(own[metric], 5) for metric in METRICS if metric in own},
+        **{metric: round(float(_metric(result.evaluation, metric).mean()), 5) for metric in METRICS},
         "ci95": [round(interval["low95"], 5), round(interval["high95"], 5)],
         "coverage@10": round(own["coverage@10"], 4),
         "novelty@10": round(own["novelty@10"], 3),
@@ -64,11 +64,15 @@ def row(result: Result) -> dict[str, Any]:
     }
 
 
+def _metric(evaluation: Evaluation, metric: str) -> NDArray[np.float64]:
+    """(E,) recall@k or ndcg@k of each user."""
+    name, k = metric.split("@")
+    return evaluation.hits(int(k)) if name == "recall" else evaluation.gains(int(k))
+
+
 def _per_user(results: Sequence[Result], metric: str) -> NDArray[np.float64]:
     """(E,) the metric of each user, averaged over seeds."""
-    name, k = metric.split("@")
-    values = [r.evaluation.hits(int(k)) if name == "recall" else r.evaluation.gains(int(k)) for r in results]
-    return np.asarray(np.mean(values, axis=0))
+    return np.asarray(np.mean([_metric(r.evaluation, metric) for r in results], axis=0))
 
 
 def _pairs(results: Sequence[Result], of: str) -> Iterator[tuple[str, list[Result], list[Result]]]:

@@ -9,9 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.published import PUBLISHED
+from benchmarks.published import SOURCES as PUBLISHED_IN
+
 __all__ = ["markdown", "part_of", "place", "table"]
 
 SHOWN = ("recall@10", "recall@50", "recall@100", "recall@200", "ndcg@10")
+FIRST = ("recall@5", "ndcg@5")
+"""Shown before the others where somebody has published them."""
 Row = dict[str, Any]
 
 
@@ -21,22 +26,26 @@ def part_of(row: Row) -> tuple[str, str, str]:
 
 
 def table(rows: Sequence[Row], found: Sequence[Row]) -> str:
-    """One data set's rows: means over seeds, the spread of NDCG@10 over seeds, and ours against each."""
-    lines = _head(["retriever", *SHOWN, "seeds", "MISS against it, NDCG@10", "training, s"])
+    """One part's rows: means over seeds, the spread of NDCG@10 over seeds, and ours against each; then what others published."""
+    published = PUBLISHED.get(rows[0]["dataset"], {}) if rows[0]["split"] == "test" else {}
+    shown = [m for m in FIRST if any(m in told for told in published.values())] + list(SHOWN)
+    lines = _head(["retriever", *shown, "seeds", "MISS against it, NDCG@10", "training, s"])
     for name in dict.fromkeys(r["retriever"] for r in rows):
         own = [r for r in rows if r["retriever"] == name]
-        means = [f"{np.mean([r[m] for r in own]):.4f}" if m in own[0] else "-" for m in SHOWN]
+        means = [f"{np.mean([r[m] for r in own]):.4f}" if m in own[0] else "-" for m in shown]
         if len(own) > 1:
             means[-1] += f" ± {np.std([r['ndcg@10'] for r in own], ddof=1):.4f}"
         against = next((c for c in found if c["against"] == name and c["metric"] == "ndcg@10"), None)
         seconds = f"{np.mean([r['train_seconds'] for r in own]):,.0f}"
         lines.append(_line([name, *means, str(len(own)), _interval(against), seconds]))
-    return "\n".join(lines)
+    for name, told in published.items():
+        lines.append(_line([name, *(f"{told[m]:.4f}" if m in told else "-" for m in shown), "-", "-", "-"]))
+    return "\n".join(lines) + (f"\n\nPublished: {PUBLISHED_IN[rows[0]['dataset']]}." if published else "")
 
 
 def markdown(report: Row) -> str:
     """The whole of `quality.json`."""
-    parts = [f"# Quality\n\n{_made(report['meta'])}"]
+    parts = ["# Quality"]
     for named in dict.fromkeys(map(part_of, report["rows"])):
         rows, found, gained = (
             [r for r in report.get(each, []) if part_of(r) == named] for each in ("rows", "comparisons", "gains")
@@ -44,7 +53,8 @@ def markdown(report: Row) -> str:
         dataset, split, options = named
         users = f"{rows[0]['users']:,} users, full ranking, seen items excluded"
         budget = "the default options" if options == "{}" else f"`{options}` over the default options"
-        parts.append(f"## {dataset}, {split} item\n\n{users}; {budget}.\n\n{table(rows, found)}")
+        told = f"{users}; {budget}. {_made(report, named)}"
+        parts.append(f"## {dataset}, {split} item\n\n{told}\n\n{table(rows, found)}")
         parts += [part for part in (_relative(found), _gained(gained), _levels(rows), _beam(rows), _cold(rows)) if part]
         parts += [_slices(rows, title, key) for title, key in SLICES if any(key in r.get("slices", {}) for r in rows)]
     return "\n\n".join(parts) + "\n"
@@ -63,12 +73,14 @@ def place(text: str, report: Row) -> str:
         if not rows:
             return found.group(0)
         against = [c for c in report["comparisons"] if part_of(c) == named]
-        return f"<!-- quality: {dataset} -->\n{table(rows, against)}\n\n{_made(report['meta'])}\n<!-- end -->"
+        return f"<!-- quality: {dataset} -->\n{table(rows, against)}\n\n{_made(report, named)}\n<!-- end -->"
 
     return re.sub(r"<!-- quality: (\S+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
 
 
-def _made(meta: Row) -> str:
+def _made(report: Row, named: tuple[str, str, str]) -> str:
+    """What made a part: its own line of `made`, or the last run of all where there is none."""
+    meta = next((m for m in report.get("made", []) if part_of(m) == named), report["meta"])
     return f"Made by `{meta['command']}` at {meta['commit'][:12]}, {meta['date']}, {meta['machine']}."
 
 

@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from benchmarks.grid import Cell, Esu, Lifelong, Negatives, Tree, full, star
+from benchmarks.grid import SELECTIONS, Cell, Esu, Lifelong, Negatives, Tree, full, star
 from model.configure import configure, merged
 from model.training import TrainingConfig
 
@@ -38,6 +38,15 @@ def test_the_grid_holds_no_model_twice_and_the_star_first() -> None:
     counted = 5 * 2 * (4 + 4 + 2 + 1)
     assert sum(cell.transitions for cell in cells) == counted
     assert len(cells) == counted + 2, "without transitions: the star's two"
+
+
+def test_the_star_in_two_parts_leaves_nothing_out() -> None:
+    units, trees = SELECTIONS["units"](), SELECTIONS["trees"]()
+    assert [*units, *trees[1:]] == star()
+    assert units[0] == trees[0] == Cell(), "each part is compared with the default"
+    assert all(replace(cell, tree="aligned", multi_modal_score=True) == cell for cell in units), (
+        "one tree, one dense path"
+    )
 
 
 @pytest.mark.parametrize("cells", [star(), full()], ids=["star", "full"])

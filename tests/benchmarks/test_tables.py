@@ -62,6 +62,31 @@ def test_cold_items_are_told_beside_a_random_order() -> None:
     assert "| a random order | 0.0600 | 0.0300 |" in text
 
 
+def test_what_others_published_stands_under_ours_and_says_where_from() -> None:
+    metrics = {"recall@5": 0.05, "ndcg@5": 0.03}
+    rows = [a_row("MISS", dataset="amazon-beauty", **metrics)]
+    lines = table(rows, []).splitlines()
+    assert lines[0].startswith("| retriever | recall@5 | ndcg@5 | recall@10 | recall@50 |")
+    assert lines[2].startswith("| MISS | 0.0500 | 0.0300 | 0.5000 |")
+    assert lines[3] == "| TIGER (published) | 0.0454 | 0.0321 | 0.0648 | - | - | - | 0.0384 | - | - | - |"
+    assert lines[-1].startswith("Published: Rajput et al.")
+    assert "published" not in table([a_row("MISS")], [])
+    tuning = [a_row("MISS", dataset="amazon-beauty", split="validation", **metrics)]
+    assert "ublished" not in table(tuning, []), "theirs is the test item"
+
+
+def test_every_part_names_the_command_that_made_it() -> None:
+    of = {"dataset": "walks", "split": "test", "options": {"beam": 9}}
+    report = {
+        "meta": META,
+        "rows": [a_row("MISS", users=9), a_row("MISS", users=9, options={"beam": 9})],
+        "made": [of | META | {"command": "python -m smaller"}],
+    }
+    default, smaller = markdown(report).split("## ")[1:]
+    assert "`python -m x` at 0123456789ab" in default
+    assert "`python -m smaller` at 0123456789ab" in smaller
+
+
 def test_the_readme_shows_what_was_measured() -> None:
     """Figures in the README are those of benchmarks/results/quality.json, to the last digit."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
