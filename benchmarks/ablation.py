@@ -145,7 +145,9 @@ class Benchmark:
                         return retriever
 
                     found, _ = self.runs.evaluation(name, {"fitted": fitted}, make, split=self.split)
-                    yield self._result(name, seed, found, fitted.seconds, {}, {})
+                    yield self._result(
+                        name, seed, found, float(fitted.meta.get("train_seconds", fitted.seconds)), {}, {}
+                    )
 
     def _result(
         self,
@@ -245,6 +247,8 @@ def main(
     chosen = SELECTIONS.get(cells)
     if chosen is None or split not in ("test", "validation"):
         raise BadInput(f"--cells {cells} --split {split}: give {', '.join(SELECTIONS)}; test or validation")
+    if cells == "none" and not (baselines or cold):
+        raise BadInput("--cells none --no-baselines asks for no row; leave one of them out, or add --cold")
     try:
         numbers, over = [int(x) for x in seeds.split(",")], json.loads(options)
     except ValueError as error:

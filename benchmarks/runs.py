@@ -164,8 +164,11 @@ class Runs:
 
         def build(folder: Path, work: Path) -> dict[str, Any]:
             self.progress(f"{self.material.dataset}: fitting {rival.name}")
-            rival.fit(self.material, work, config).save(folder)
-            return {}
+            fitted = rival.fit(self.material, work, config)
+            fitted.save(folder)
+            # what trains in epochs tells of all of them, also of those before a kill
+            curve = getattr(fitted, "curve", None)
+            return {"train_seconds": _seconds({"fit": curve})} if curve else {}
 
         names = ("training_histories", "multimodal_embeddings")
         inputs = {name: self.material.inputs[name] for name in names}

@@ -162,7 +162,8 @@ def train_lifelong(
 ) -> list[dict[str, float]]:
     """Train the lifelong path in place over the model's dense path; returns the curve, whose first point is the dense path.
 
-    Points hold `loss` and `loss_dense` (nats, the same candidates with and without the residual), `gradient_norm`,
+    Points hold `loss` and `loss_dense` (nats, the same candidates with and without the residual), `loss_level_<h>` (mean over the
+    batches that were of that level), `gradient_norm`,
     `parameter_norm` and that of each group (`model.stage.parameter_norms`), and `validation_ndcg@10` through the tree.
     """
     draw = _Candidates(tree, beam, config)
@@ -199,7 +200,7 @@ def train_lifelong(
         model.eval()  # the dense path has not seen these targets: no dropout stands in for that
         if model.transitions is not None and counted is not None:
             model.transitions.fill(*counted[0])
-        sums = np.zeros(3)
+        sums, by_level = np.zeros(3), {h: [0.0, 0] for h in levels}
         bar = tqdm(
             _samples(train, config, rng),
             desc=f"lifelong {number + 1}/{config.epochs}",
@@ -223,6 +224,8 @@ def train_lifelong(
             loss = ((torch.logsumexp(torch.where(counts, logits, -1e4), 1) - logits[:, 0]) * weight).sum()
             norm = stage.step(loss)
             sums += [loss.item(), dense_loss.item(), norm]
+            by_level[level][0] += loss.item()
+            by_level[level][1] += 1
             told = {"loss": f"{sums[0] / done:.3f}", "gain": f"{(sums[1] - sums[0]) / done:.3f}"}
             bar.set_postfix(told | stage.postfix, refresh=False)
         if model.transitions is not None and counted is not None:
@@ -230,6 +233,7 @@ def train_lifelong(
         loss_, dense_, norm_ = (float(x) for x in sums / max(steps, 1))
         score = search_ndcg(model, tree, validation, beam=beam, users=config.validation_users)
         point = {"loss": loss_, "loss_dense": dense_, "gradient_norm": norm_}
+        point |= {f"loss_level_{h}": total / batches for h, (total, batches) in by_level.items() if batches}
         return point | parameter_norms(model) | {"validation_ndcg@10": score}
 
     for p in model.parameters():

@@ -146,6 +146,7 @@ class SASRec(DenseRetriever):
         self.network, self.fill, self.config = network.eval(), fill, config
         self.search, self.ef_search = search, ef_search
         self.n_items = len(fill)
+        self.curve: list[dict[str, float]] = []
         self.name = "SASRec (exact)" if search == "exact" else "SASRec (HNSW)"
         self._index = HNSW(self._vectors(), ef_search=ef_search) if search == "hnsw" else None
 
@@ -161,6 +162,7 @@ class SASRec(DenseRetriever):
     ) -> SASRec:
         """Train from scratch, or from `checkpoint` where that file is; searches exactly, see `searching`.
 
+        `curve` holds a point an epoch.
         Ends with the parameters of the epoch of best validation NDCG@10. Raises BadInput where there is nothing to learn
         from or nobody to validate on.
         """
@@ -181,7 +183,7 @@ class SASRec(DenseRetriever):
             torch.manual_seed(config.seed)
             network = SASRecNetwork(train.n_items, config)
         fitted = cls(network, backfill(train.counts()), config)
-        _train(fitted, train, validation, checkpoint=checkpoint, progress=progress)
+        fitted.curve = _train(fitted, train, validation, checkpoint=checkpoint, progress=progress)
         return fitted
 
     def searching(self, search: Search, *, ef_search: int = 512) -> SASRec:

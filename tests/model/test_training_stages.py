@@ -159,7 +159,7 @@ def test_validation_of_the_dense_path_reads_a_user_as_a_search_does_whoever_shar
 def curves_and_lines() -> tuple[dict[str, list[dict[str, float]]], list[str], MISS]:
     train, validation, _ = _data(80)
     lines: list[str] = []
-    config = replace(TINY, dense=replace(TINY.dense, epochs=2))
+    config = replace(TINY, dense=replace(TINY.dense, epochs=2), lifelong=replace(TINY.lifelong, batch=4), beam=4)
     model, _, curves = train_model(build_tree(ring_vectors(ITEMS)), train, validation, config, progress=lines.append)
     return dict(curves), lines, model
 
@@ -169,6 +169,9 @@ def test_curves_hold_the_norms_of_the_parameters_and_the_loss_of_every_trained_l
     curves, _, model = curves_and_lines
     dense, lifelong = curves["dense"], curves["lifelong"]
     assert {f"loss_level_{h}" for h in (3, 4, 5, 6)} <= set(dense[0])
+    searched = [float(v) for n, v in lifelong[1].items() if n.startswith("loss_level_")]
+    assert len(searched) > 1, "the levels that batches were drawn of"
+    assert min(searched) <= lifelong[1]["loss"] <= max(searched)
     groups = {name.partition(".")[0] for name, _ in model.named_parameters()}
     assert {"node_embedding", "node_bias", "content", "short", "co_gsu", "mm_gsu", "gates", "mlp_out"} <= groups
     for point in (*dense, *lifelong[1:]):
