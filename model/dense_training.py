@@ -96,7 +96,7 @@ def exact_ndcg(model: MISS, evaluation: EvaluationSet, *, batch: int = 256) -> f
     for begin in range(0, len(order), batch):
         rows = order[begin : begin + batch]
         seen = [evaluation.seen[int(r)] for r in rows]
-        width = min(model.config.window, max(max(map(len, seen)), 1))
+        width = min(model.config.window, max(map(len, seen)) + 1)  # one more place: nothing was before
         h = model.window(pad_left(seen, width), tables)[:, -1]
         scores = torch.addmm(bias, h, leaves.T)
         for row, items in enumerate(seen):

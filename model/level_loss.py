@@ -58,7 +58,7 @@ class _LevelSoftmax(torch.autograd.Function):
                 if gone_level is not None:
                     own = x.gather(1, target)
                     gone = gone_level[begin : begin + chunk]
-                    x.scatter_add_(1, gone.clamp(min=0), torch.where(gone >= 0, _HIDDEN, 0.0))
+                    x.scatter_add_(1, gone.clamp(min=0), torch.where(gone >= 0, _HIDDEN, 0.0).to(x.dtype))
                     x.scatter_(1, target, own)
                 torch.softmax(x, dim=1, out=q)
                 chosen = q.gather(1, target)

@@ -31,7 +31,8 @@ __all__ = ["TransitionConfig", "TransitionStrength", "followers"]
 DECAYS = (0.3, 0.6, 0.85, 1.0)
 """Weight of a behavior relative to the one after it: the last one or two, a handful, a session, the whole history."""
 _NEGLIGIBLE = 1e-3
-"""Share of the strongest item's strength below which it is all the same."""
+"""Share of the strongest item's strength below which it is all the same, and of the newest behavior's weight below which an older
+one is not looked up, whatever the newer ones lead to: that bounds the look-up, and a slower decay still knows it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,7 +72,6 @@ def test_level_loss_keeps_the_precision_it_is_given() -> None:
     _check_loss(300, hides=False, dtype=torch.float64)
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="what is hidden is masked in float32 alone")
 def test_level_loss_keeps_the_precision_it_is_given_with_items_hidden() -> None:
     _check_loss(300, hides=True, dtype=torch.float64)
 
@@ -136,11 +135,6 @@ def test_hiding_what_was_seen_is_an_option_of_the_leaves_alone() -> None:
     assert [first[0][n] for n in shown[:-1]] == pytest.approx([first[1][n] for n in shown[:-1]])
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="exact_ndcg pads to the longest of a batch, so that this user alone is not shown that nothing was before; a search, and "
-    "training, show it to every history shorter than the window, and so does one place more",
-)
 def test_validation_of_the_dense_path_reads_a_user_as_a_search_does_whoever_shares_the_batch() -> None:
     _, validation, _ = _data(100)
     tree, config = build_tree(ring_vectors(ITEMS)), replace(TINY, scorer=replace(TINY.scorer, window=24))
