@@ -3,8 +3,8 @@
     python -m benchmarks.ablation --dataset movielens-1m --seeds 0,1,2
 
 - Every model is trained once and every evaluation made once: both are found again by digests under --home, also after a kill.
-- Results go to <out>/quality.json and <out>/quality.md after every row, with a picture of gains by history length, so a run that is
-  stopped leaves what it has; with the default <out> the README's table follows.
+- Results go to <out>/quality.json and <out>/quality.md after every row, with pictures of what ours gains over whom, so that a run
+  that is stopped leaves what it has; with the default <out> the README's table follows.
 - Rows of other data sets, splits and budgets (--options) that stand in quality.json already are kept.
 """
 
@@ -29,6 +29,7 @@ from assets.settings import quiet_environment
 from benchmarks.cold import Cold
 from benchmarks.grid import SELECTIONS, Cell
 from benchmarks.material import SOURCES, Material, prepare
+from benchmarks.pictures import SWITCHED_OFF, draw
 from benchmarks.report import Result, comparisons, gains, row
 from benchmarks.rivals import rivals
 from benchmarks.runs import Runs
@@ -39,7 +40,6 @@ from model.evaluation import Evaluation, length_slices, level_recall, popularity
 from model.files import read_json, write_bytes, write_json
 from model.histories import EvaluationSet
 from model.index_tree import IndexTree
-from model.plots import gain_by_length
 from model.retriever import Retriever
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,9 +47,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 LEVEL_USERS = 1000
 """Users whose beams are kept, and who are scored on every item: a sample tells the level that loses."""
 LEVELS_UP = (1, 3, 6)
-PICTURED = ("MISS, lifelong path switched off", "retrieve, then rescore", "SASRec (exact)", "TDM (id-learnt tree)")
-SWITCHED_OFF = "MISS, lifelong path switched off"
-"""The default's own dense path through the tree: what the lifelong path adds for whom is read against it."""
 
 
 def slices(evaluation: Evaluation, chosen: EvaluationSet, made: Material) -> dict[str, Any]:
@@ -208,19 +205,10 @@ def write(out: Path, part: Benchmark | Cold, results: list[Result], command: str
     report |= {name: [r for r in before.get(name, []) if part_of(r) != own] + made for name, made in new.items()}
     write_json(path, report)
     write_bytes(out / "quality.md", markdown(report).encode())
-    _draw(out, part, new["gains"])
+    draw(out, told, new["comparisons"], new["gains"], simulated=part.made.simulated)
     if out == RESULTS:
         readme = ROOT / "README.md"
         write_bytes(readme, place(readme.read_text(encoding="utf-8"), report).encode())
-
-
-def _draw(out: Path, part: Benchmark | Cold, found: list[dict[str, Any]]) -> None:
-    """A picture of what the lifelong path gains for whom; none for other budgets than the default, or without such rows."""
-    drawn = [g for g in found if g["metric"] == "ndcg@10" and g["against"] in PICTURED]
-    if drawn and not part.options and part.split == "test":
-        title = f"{part.made.dataset}: what MISS gains in NDCG@10, by length of the history"
-        picture = gain_by_length(drawn, title=title, simulated=part.made.simulated)
-        write_bytes(out / f"gain-by-length-{part.made.dataset}.png", picture)
 
 
 def _git(*arguments: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from model.errors import BadInput
 
-__all__ = ["gain_by_length", "loss_curves", "recall_by_length", "recall_by_level", "tree_quality"]
+__all__ = ["differences", "gain_by_length", "loss_curves", "recall_by_length", "recall_by_level", "tree_quality"]
 
 _KNOWN = {
     "MISS (tree)": "#c2410c",
@@ -137,6 +137,29 @@ def recall_by_length(rows: Sequence[Mapping[str, Any]], *, metric: str = "recall
     _label(axis, title=_titled(f"{y} by length of the history", simulated), x="behaviors before the target", y=y)
     axis.margins(y=0.1)
     figure.legend(loc="outside lower center", ncols=min(len(retrievers), 3), frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def differences(found: Sequence[Mapping[str, Any]], *, title: str, simulated: bool = False) -> bytes:
+    """What one retriever gains over each of others: a line each from top to bottom, with 95 % intervals.
+
+    found: {"against", "mean_difference", "low95", "high95"} of one metric. Where an interval holds 0 it is drawn pale.
+    """
+    if not found:
+        raise BadInput("there is nothing to draw: give at least one comparison")
+    figure, axes = _figure(8, max(3.0, 1.3 + 0.32 * len(found)))
+    axis = axes[0, 0]
+    axis.axvline(0, color=_INK, linewidth=1)
+    axis.grid(axis="y", visible=False)
+    axis.grid(axis="x", color=_GRID, linewidth=0.8)
+    for place, each in enumerate(found):
+        middle, low, high = (float(each[key]) for key in ("mean_difference", "low95", "high95"))
+        sure = low > 0 or high < 0
+        colour = _OTHERS[0] if sure and middle > 0 else _OTHERS[1] if sure else "#9ca3af"
+        axis.errorbar(middle, place, xerr=[[middle - low], [high - middle]], color=colour, marker="o", capsize=3)
+    axis.set_yticks(range(len(found)), [f"over {each['against']}" for each in found])
+    axis.invert_yaxis()
+    _label(axis, title=_titled(title, simulated), x="difference, with 95 % intervals")
     return _png(figure)
 
 

@@ -9,7 +9,15 @@ import pytest
 from PIL import Image
 
 from model.errors import BadInput
-from model.plots import _short, gain_by_length, loss_curves, recall_by_length, recall_by_level, tree_quality
+from model.plots import (
+    _short,
+    differences,
+    gain_by_length,
+    loss_curves,
+    recall_by_length,
+    recall_by_level,
+    tree_quality,
+)
 
 ROWS = [
     {"retriever": name, "slice": part, "users": 1200, "recall@50": value, "ndcg@10": value / 2}
@@ -38,6 +46,8 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     "recall by length": lambda: recall_by_length(ROWS),
     "ndcg by length": lambda: recall_by_length(ROWS[:1], metric="ndcg@10", simulated=True),
     "gain by length": lambda: gain_by_length(GAINS, title="gain", simulated=True),
+    "differences": lambda: differences(GAINS, title="against whom"),
+    "one difference": lambda: differences(GAINS[:1], title="against whom", simulated=True),
     "loss curves": lambda: loss_curves(CURVES),
 }
 
