@@ -27,7 +27,7 @@ import typer
 
 from assets.settings import quiet_environment
 from benchmarks.cold import Cold
-from benchmarks.grid import SELECTIONS, Cell
+from benchmarks.grid import Cell, asked
 from benchmarks.material import SOURCES, Material, prepare
 from benchmarks.pictures import SWITCHED_OFF, draw
 from benchmarks.report import Result, comparisons, gains, row
@@ -220,7 +220,10 @@ def main(
     dataset: Annotated[list[str], typer.Option(help=f"data set, repeatable: {', '.join(SOURCES)}")],
     seeds: Annotated[str, typer.Option(help="seeds, comma-separated")] = "0",
     cells: Annotated[
-        str, typer.Option(help="star (the default and each step from it), its units or trees, full, default or none")
+        str,
+        typer.Option(
+            help="star (the default and each step from it), its units or trees, full, default, none; or steps such as lifelong=co"
+        ),
     ] = "star",
     baselines: Annotated[bool, typer.Option(help="also fit the baselines")] = True,
     cold: Annotated[bool, typer.Option(help="also hold items out of training and retrieve them from content")] = False,
@@ -232,10 +235,10 @@ def main(
 ) -> None:
     """Train and evaluate whatever is not there yet, and write the table."""
     quiet_environment()
-    chosen = SELECTIONS.get(cells)
-    if chosen is None or split not in ("test", "validation"):
-        raise BadInput(f"--cells {cells} --split {split}: give {', '.join(SELECTIONS)}; test or validation")
-    if cells == "none" and not (baselines or cold):
+    chosen = asked(cells)
+    if split not in ("test", "validation"):
+        raise BadInput(f"--split {split}: give test or validation")
+    if not chosen and not (baselines or cold):
         raise BadInput("--cells none --no-baselines asks for no row; leave one of them out, or add --cold")
     try:
         numbers, over = [int(x) for x in seeds.split(",")], json.loads(options)
@@ -246,7 +249,7 @@ def main(
         part = Benchmark(prepare(name, data=data.resolve(), home=home.resolve()), over, split)
         results: list[Result] = []
         for seed in numbers:
-            for cell in chosen():
+            for cell in chosen:
                 results += part.cell(cell, seed)
                 write(out.resolve(), part, results, command)
         if baselines:

@@ -13,7 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any, Literal, get_args
 
-__all__ = ["SELECTIONS", "Cell", "Lifelong", "Tree", "full", "star", "trees", "units"]
+from model.configure import configure
+from model.errors import BadInput
+
+__all__ = ["SELECTIONS", "Cell", "Lifelong", "Tree", "asked", "full", "star", "trees", "units"]
 
 Tree = Literal["aligned", "raw", "category", "random", "id-learnt"]
 Lifelong = Literal["co+mm", "co", "mm", "none"]
@@ -110,3 +113,22 @@ SELECTIONS: dict[str, Callable[[], list[Cell]]] = {
     "none": list,
 }
 """What a benchmark may be asked for, by name; the default stands first where there is anything, to be compared with."""
+
+
+def asked(text: str) -> list[Cell]:
+    """The cells of a comma-separated list: selections by name, and steps from the default as `lifelong=co` or `tree=raw+esu=id`.
+
+    Each cell once, in the order given. BadInput names what is not known.
+    """
+    cells: list[Cell] = []
+    for part in text.split(","):
+        if part in SELECTIONS:
+            cells += SELECTIONS[part]()
+        elif "=" in part:
+            steps = dict(step.partition("=")[::2] for step in part.split("+"))
+            cells.append(configure(Cell, steps, where="--cells").normal())
+        else:
+            raise BadInput(
+                f"--cells {part}: give {', '.join(SELECTIONS)}, or a step from the default such as lifelong=co"
+            )
+    return list(dict.fromkeys(cells))

@@ -27,7 +27,7 @@ def part_of(row: Row) -> tuple[str, str, str]:
 
 def table(rows: Sequence[Row], found: Sequence[Row]) -> str:
     """One part's rows: means over seeds, the spread of NDCG@10 over seeds, and ours against each; then what others published."""
-    published = PUBLISHED.get(rows[0]["dataset"], {}) if rows[0]["split"] == "test" else {}
+    published = PUBLISHED.get(rows[0]["dataset"], {}) if rows[0]["split"] == "test" and not rows[0]["options"] else {}
     shown = [m for m in FIRST if any(m in told for told in published.values())] + list(SHOWN)
     lines = _head(["retriever", *shown, "seeds", "MISS against it, NDCG@10", "training, s"])
     for name in dict.fromkeys(r["retriever"] for r in rows):

@@ -8,8 +8,9 @@ from typing import get_args
 
 import pytest
 
-from benchmarks.grid import SELECTIONS, Cell, Esu, Lifelong, Negatives, Tree, full, star
+from benchmarks.grid import SELECTIONS, Cell, Esu, Lifelong, Negatives, Tree, asked, full, star
 from model.configure import configure, merged
+from model.errors import BadInput
 from model.training import TrainingConfig
 
 
@@ -47,6 +48,19 @@ def test_the_star_in_two_parts_leaves_nothing_out() -> None:
     assert all(replace(cell, tree="aligned", multi_modal_score=True) == cell for cell in units), (
         "one tree, one dense path"
     )
+
+
+def test_cells_are_asked_for_by_selection_or_by_step() -> None:
+    assert asked("none") == []
+    assert asked("units,default") == SELECTIONS["units"](), "each once"
+    assert asked("default,lifelong=co,tree=raw+esu=id") == [Cell(), Cell(lifelong="co"), Cell(tree="raw", esu="id")]
+    assert asked("lifelong=none+esu=id+transitions=false") == [Cell(lifelong="none")], (
+        "what it does not use is left out"
+    )
+    assert asked("multi_modal_score=false") == [Cell(multi_modal_score=False)]
+    for wrong in ("", "stars", "lifelong=all", "trees=raw", "default,", "lifelong"):
+        with pytest.raises(BadInput, match="--cells"):
+            asked(wrong)
 
 
 @pytest.mark.parametrize("cells", [star(), full()], ids=["star", "full"])

@@ -71,8 +71,9 @@ def test_what_others_published_stands_under_ours_and_says_where_from() -> None:
     assert lines[3] == "| TIGER (published) | 0.0454 | 0.0321 | 0.0648 | - | - | - | 0.0384 | - | - | - |"
     assert lines[-1].startswith("Published: Rajput et al.")
     assert "published" not in table([a_row("MISS")], [])
-    tuning = [a_row("MISS", dataset="amazon-beauty", split="validation", **metrics)]
-    assert "ublished" not in table(tuning, []), "theirs is the test item"
+    for other in ({"split": "validation"}, {"options": {"beam": 9}}):
+        rows = [a_row("MISS", dataset="amazon-beauty", **metrics, **other)]
+        assert "ublished" not in table(rows, []), "theirs is the test item, and no budget of ours"
 
 
 def test_every_part_names_the_command_that_made_it() -> None:
