@@ -5,7 +5,8 @@
 - Every model is trained once and every evaluation made once: both are found again by digests under --home, also after a kill.
 - Results go to <out>/quality.json and <out>/quality.md after every row, with pictures of what ours gains over whom, so that a run
   that is stopped leaves what it has; with the default <out> the README's table follows.
-- Rows of other data sets, splits and budgets (--options) that stand in quality.json already are kept.
+- Rows of other retrievers, data sets, splits and budgets (--options) that stand in quality.json already are kept; compared are
+  those of one run, so that the last word is one over all of a table.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from benchmarks.rivals import rivals
 from benchmarks.runs import Runs
 from benchmarks.tables import markdown, part_of, place
 from model.device import accelerator_name
-from model.errors import BadInput, MissError
+from model.errors import BadInput, MissError, NotReady
 from model.evaluation import Evaluation, length_slices, level_recall, popularity_slices, slice_rows
 from model.files import read_json, write_bytes, write_json
 from model.histories import EvaluationSet
@@ -131,10 +132,14 @@ class Benchmark:
             yield self._result(SWITCHED_OFF, seed, found, float(dense.meta["train_seconds"]), told, {})
 
     def baselines(self, seeds: list[int]) -> Iterator[Result]:
-        """Every baseline, for every seed where the seed matters."""
-        for rival in rivals(self.runs.progress):
+        """Every baseline, for every seed where the seed matters; one that refuses the data set is left out and said to be."""
+        for rival in rivals(self.made, self.runs.progress):
             for seed in seeds if rival.seeded else [None]:
-                fitted = self.runs.fitted(rival, seed)
+                try:
+                    fitted = self.runs.fitted(rival, seed)
+                except (BadInput, NotReady) as error:
+                    self.runs.progress(f"{self.made.dataset}: {rival.name} is left out: {error}")
+                    break
                 for name, view in rival.named():
 
                     def make(work: Path, rival: Any = rival, view: Any = view, fitted: Any = fitted) -> Retriever:
@@ -182,7 +187,7 @@ def _gap(beam: Evaluation, exhaustive: Evaluation) -> dict[str, Any]:
 
 
 def write(out: Path, part: Benchmark | Cold, results: list[Result], command: str) -> None:
-    """quality.json and quality.md: these results, and what stands there of other data sets, splits and budgets.
+    """quality.json and quality.md: these results, and what stands there of other retrievers, data sets, splits and budgets.
 
     The README follows where `out` is the default.
     """
@@ -202,13 +207,22 @@ def write(out: Path, part: Benchmark | Cold, results: list[Result], command: str
         "gains": gains(results, part.of, length_slices(part.chosen)),
     }
     report: dict[str, Any] = {"meta": meta}
-    report |= {name: [r for r in before.get(name, []) if part_of(r) != own] + made for name, made in new.items()}
+    anew = {r.retriever for r in results}
+    for name, entries in new.items():
+        others = [r for r in before.get(name, []) if part_of(r) != own]
+        report[name] = others + entries + [r for r in before.get(name, []) if part_of(r) == own and _untouched(r, anew)]
     write_json(path, report)
     write_bytes(out / "quality.md", markdown(report).encode())
     draw(out, told, new["comparisons"], new["gains"], simulated=part.made.simulated)
     if out == RESULTS:
         readme = ROOT / "README.md"
         write_bytes(readme, place(readme.read_text(encoding="utf-8"), report).encode())
+
+
+def _untouched(entry: dict[str, Any], anew: set[str]) -> bool:
+    """Whether a row, comparison or gain is about retrievers that were not made anew; False for what tells of a whole part."""
+    named = {entry[key] for key in ("retriever", "of", "against") if key in entry}
+    return bool(named) and not named & anew
 
 
 def _git(*arguments: str) -> str:

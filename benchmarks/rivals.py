@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.material import Material
+from model.configure import configure
 from model.retriever import Retriever
+from model.training import TrainingConfig, options_for
 
 __all__ = ["Rival", "rivals"]
 
@@ -46,9 +48,9 @@ class Rival:
         return self.rows or ((self.name, lambda fitted: fitted),)
 
 
-def rivals(progress: Callable[[str], None]) -> list[Rival]:
-    """All of them, cheapest first."""
-    from model.baselines import EASE, IALS, TIGER, IALSConfig, ItemKNN, ItemKNNConfig, Popularity, SASRec
+def rivals(made: Material, progress: Callable[[str], None]) -> list[Rival]:
+    """All of them for one data set, cheapest first."""
+    from model.baselines import EASE, IALS, TIGER, EASEConfig, IALSConfig, ItemKNN, ItemKNNConfig, Popularity, SASRec
     from model.baselines.sasrec import SASRecConfig
     from model.baselines.tiger import TIGERConfig
 
@@ -60,6 +62,14 @@ def rivals(progress: Callable[[str], None]) -> list[Rival]:
             made.train, made.aligned, made.validation, config, checkpoint=work / "tiger.pt", progress=progress
         )
 
+    ours = configure(TrainingConfig, options_for(made.train), where="training")
+    as_wide_and_long = SASRecConfig(
+        d=ours.scorer.d,
+        heads=2,
+        feed_forward=2 * ours.scorer.d,
+        dropout=ours.scorer.dropout,
+        epochs=ours.dense.epochs,
+    )
     return [
         Rival(name="popularity", fit=lambda made, *_: Popularity.fit(made.train), load=Popularity.load),
         Rival(
@@ -74,7 +84,12 @@ def rivals(progress: Callable[[str], None]) -> list[Rival]:
             load=ItemKNN.load,
             config=ItemKNNConfig(window=40, backward=0.5, decay=0.6),
         ),
-        Rival(name="EASE", fit=lambda made, *_: EASE.fit(made.train), load=EASE.load),
+        Rival(
+            name="EASE",
+            fit=lambda made, _, config: EASE.fit(made.train, config),
+            load=EASE.load,
+            config=EASEConfig(),
+        ),
         Rival(
             name="iALS",
             fit=lambda made, _, config: IALS.fit(made.train, config),
@@ -85,7 +100,7 @@ def rivals(progress: Callable[[str], None]) -> list[Rival]:
             name="SASRec",
             fit=sasrec,
             load=SASRec.load,
-            config=SASRecConfig(d=128, heads=2, feed_forward=256, dropout=0.25, epochs=24),  # our width and epochs
+            config=as_wide_and_long,
             rows=(
                 ("SASRec (exact)", lambda fitted: fitted.searching("exact")),
                 ("SASRec (HNSW)", lambda fitted: fitted.searching("hnsw")),

@@ -81,7 +81,8 @@ def place(text: str, report: Row) -> str:
 def _made(report: Row, named: tuple[str, str, str]) -> str:
     """What made a part: its own line of `made`, or the last run of all where there is none."""
     meta = next((m for m in report.get("made", []) if part_of(m) == named), report["meta"])
-    return f"Made by `{meta['command']}` at {meta['commit'][:12]}, {meta['date']}, {meta['machine']}."
+    made = f"Made by `{meta['command']}` at {meta['commit'][:12]}, {meta['date']}, {meta['machine']}"
+    return f"{made}; models that were there already, found by their digests, may be of an earlier commit."
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ from model.level_loss import level_softmax_loss, pseudo_targets
 from model.scorer import MISS, NodeTables
 from model.stage import Progress, Report, Stage, parameter_norms, stage_rng
 
-__all__ = ["DenseConfig", "exact_ndcg", "pad_left", "train_dense", "windows"]
+__all__ = ["DenseConfig", "exact_ndcg", "pad_left", "seen_before", "train_dense", "windows"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +102,12 @@ def exact_ndcg(model: MISS, evaluation: EvaluationSet, *, batch: int = 256) -> f
         for row, items in enumerate(seen):
             scores[row, tensor(items.astype(np.int64))] = -torch.inf
         target = tensor(evaluation.targets[rows].astype(np.int64))
-        rank = (scores > scores.gather(1, target[:, None])).sum(1)
+        rank = (~(scores <= scores.gather(1, target[:, None]))).sum(1)  # what is no number ranks last
         total += float(torch.where(rank < 10, 1 / torch.log2(rank + 2.0), 0.0).sum())
     return total / len(evaluation)
 
 
-def _seen(inputs: Tensor) -> Tensor:
+def seen_before(inputs: Tensor) -> Tensor:
     """(B, S, S) items before each target, -1 for none, from inputs (B, S)."""
     s = inputs.shape[1]
     return torch.where(torch.ones(s, s, dtype=torch.bool).tril(), inputs[:, None, :], -1)
@@ -216,7 +216,7 @@ def train_dense(
             with reduced_precision():
                 h = model.window(items, tables)
             chosen = target >= 0
-            seen = _seen(items)[chosen] if config.hide_seen else None
+            seen = seen_before(items)[chosen] if config.hide_seen else None
             known = h[chosen], target[chosen], seen, tables
             positives = levels.pseudo_targets(*known) if pseudo else None
             loss, by_level = levels.loss(*known, positives)

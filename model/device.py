@@ -65,17 +65,21 @@ def _placed(model: nn.Module) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what repeatable products ask for
-    repeatable, precision = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.set_float32_matmul_precision("high")
-    model.to(device)
+    repeatable, warned = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    precision = torch.get_float32_matmul_precision()
     try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.set_float32_matmul_precision("high")
+        model.to(device)
         with device:
             yield
     finally:
         model.to("cpu")
         torch.set_float32_matmul_precision(precision)
-        torch.use_deterministic_algorithms(repeatable)
+        torch.use_deterministic_algorithms(repeatable, warn_only=warned)
 
 
 def reduced_precision() -> AbstractContextManager[Any]:

@@ -20,8 +20,10 @@ from torch import Tensor
 __all__ = ["level_softmax_loss", "pseudo_targets"]
 
 _HIDDEN = -1e9
-_CHUNK, _GPU_CHUNK = 256, 16384
-"""Positions at a time: a chunk's logits stay within the processor's caches, and fill a GPU."""
+_CHUNK = 256
+"""Positions at a time: a chunk's logits stay within the processor's caches."""
+_GPU_LOGITS = 2**26
+"""Logits at a time on a GPU: 256 MiB of float32, which fill it."""
 
 
 class _LevelSoftmax(torch.autograd.Function):
@@ -39,9 +41,10 @@ class _LevelSoftmax(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         grad_h, grad_e, grad_bias = torch.zeros_like(h), torch.zeros_like(e), torch.zeros_like(bias)
         losses = torch.zeros(len(weights), device=h.device)
-        scale, chunk = 1.0 / max(len(h), 1), _CHUNK if h.device.type == "cpu" else _GPU_CHUNK
+        scale = 1.0 / max(len(h), 1)
         for level, (a, b) in enumerate(pairwise(starts)):
             nodes, columns, shift = e[a:b], e[a:b].T.contiguous(), bias[a:b]
+            chunk = _CHUNK if h.device.type == "cpu" else max(_CHUNK, _GPU_LOGITS // (b - a))
             weight = weights[level] * scale
             gone_level = hidden if level == len(weights) - 1 else None
             h_level, own_level, grad = h, targets[:, level, None], grad_h

@@ -12,7 +12,7 @@ Shape legend: B sampled (user, position) pairs, n candidates, T behaviors read.
   .2024 to .2048 through the tree, where the best linear blend on unseen targets gave five per cent; 2026-11-22). So the newest
   few training behaviors of every user are its own: the dense path never has them as targets, and the counts it
   reads leave them out until it validates. So learnt it went from .1947 to .2073 (docs/quality.md).
-- Leaves a user has already seen are no negatives: a search never returns them.
+- Leaves a user has already seen are no negatives (of the last `max_history` behaviors): a search never returns them.
 - What decides between epochs is the real beam search on validation users, and the starting point takes part: a lifelong path
   that does not help is not kept.
 """
@@ -191,6 +191,10 @@ def train_lifelong(
         checkpoint=checkpoint,
         progress=progress,
     )
+    if not steps:
+        progress(
+            f"lifelong: no history is longer than tail_after = {config.tail_after}, so there is nothing to learn from"
+        )
     with torch.no_grad():
         tables = model.eval().tables()
     dense_score = search_ndcg(model, tree, validation, beam=beam, users=config.validation_users)
@@ -241,7 +245,7 @@ def train_lifelong(
     for p in model.lifelong_parameters():
         p.requires_grad_(True)
     try:
-        return stage.run(epoch, start=dense_score)
+        return stage.run(epoch, start=dense_score) if steps else [{"validation_ndcg@10": dense_score}]
     finally:
         for p in model.parameters():
             p.requires_grad_(True)

@@ -36,7 +36,8 @@ def dagster_home(settings: Settings) -> Path:
     if not (home / "dagster.yaml").exists():
         write_bytes(home / "dagster.yaml", _CONFIG.encode())
     # `dagster dev` reads .env before it looks for an instance: the default home is then its home too
-    if "MISS_HOME" not in os.environ and Path("workspace.yaml").is_file() and not Path(".env").exists():
+    plain = "MISS_HOME" not in os.environ and settings.root == type(settings).model_fields["home"].default.resolve()
+    if plain and Path("workspace.yaml").is_file() and not Path(".env").exists():
         write_bytes(
             Path(".env").resolve(), f"# written by miss, for plain `dagster dev`\nDAGSTER_HOME={home}\n".encode()
         )

@@ -8,7 +8,8 @@
   on 2026-11-22: pip finds no release of RecTools that goes with them, and RecBole 1.2.1 installs but stops at `np.float_`.
 - Positions count from the end of the window, as in the paper. Behaviors stand on the left of a row and padding on the
   right, where nothing real can see it: causality is the only mask.
-- Data, loss, stages and patience are those of the model's own dense path, so that the two rows differ in the model alone.
+- Data, loss (items already seen are no alternatives), stages and patience are those of the model's own dense path, so that the
+  two rows differ in the model, and in the levels that ours learns beside the leaves.
 - Two ways to answer: every item scored, or the same vectors through FAISS HNSW, as a service of that kind would.
 - A history that says nothing (empty, or only unknown items) is answered in the order of popularity.
 - Not covered: content, negatives by sampling (some 10^5 items and more are better trained so), a GPU.
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from model.baselines._dense import DenseRetriever, backfill
-from model.dense_training import windows
+from model.dense_training import seen_before, windows
 from model.errors import BadInput
 from model.evaluation import evaluate
 from model.files import read_npz, write_npz
@@ -52,7 +53,7 @@ _AT_LEAST_ONE = ("d", "layers", "heads", "feed_forward", "window", "epochs", "pa
 
 @dataclass(frozen=True, kw_only=True)
 class SASRecConfig:
-    """Sizes and training; the defaults of training are `DenseConfig`'s."""
+    """Sizes and training; the defaults of training are `DenseConfig`'s but for the epochs."""
 
     d: int = 64
     """Width."""
@@ -78,6 +79,8 @@ class SASRecConfig:
     """Peak of a cosine schedule with a short warm-up."""
     weight_decay: float = 1e-4
     """AdamW's."""
+    hide_seen: bool = True
+    """Items of the window before the target are no alternatives to it: `DenseConfig`'s, which the paper's has not."""
     seed: int = 0
     """Seed of everything random."""
 
@@ -312,6 +315,7 @@ def _train(
                 targets[chosen][:, None],
                 starts=[0, train.n_items],
                 weights=[1.0],
+                hidden=seen_before(inputs)[chosen] if config.hide_seen else None,
             )
             norm_sum += stage.step(loss)
             loss_sum += loss.item()

@@ -30,7 +30,7 @@ __all__ = ["CodeNet", "TIGERConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class TIGERConfig:
-    """IDs, sizes, training and search; the defaults of training are `DenseConfig`'s but for twice the epochs."""
+    """IDs, sizes, training and search; the defaults of training are `DenseConfig`'s but for the epochs."""
 
     levels: int = 3
     """Codes of an ID, the one that tells collisions apart not counted."""

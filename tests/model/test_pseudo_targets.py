@@ -16,7 +16,7 @@ from test_training import ITEMS, TINY, _data, _quiet
 from torch import Tensor
 
 from model.configure import configure
-from model.dense_training import DenseConfig, _seen, _TrainedLevels, exact_ndcg, train_dense
+from model.dense_training import DenseConfig, _TrainedLevels, exact_ndcg, seen_before, train_dense
 from model.files import digest_file
 from model.index_tree import IndexTree, TreeConfig, build_tree, insert_items
 from model.level_loss import level_softmax_loss
@@ -128,7 +128,7 @@ def test_the_dense_path_s_gradients_are_autograds_with_what_counts_read_off_the_
     targets = torch.tensor([[-1, 3, 9, 3, 12], [1, 20, 5, 2, 7], [4, 8, 12, 16, 20]])
     chosen = targets >= 0
     h = torch.randn(3, 5, 6)[chosen].requires_grad_()
-    known = h, targets[chosen], _seen(inputs)[chosen], NodeTables(e, bias, torch.empty(0), torch.empty(0))
+    known = h, targets[chosen], seen_before(inputs)[chosen], NodeTables(e, bias, torch.empty(0), torch.empty(0))
     positives = levels.pseudo_targets(*known)
     assert 0 < positives.double().mean() < 1
     loss, by_level = levels.loss(*known, positives)
