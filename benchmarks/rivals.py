@@ -17,6 +17,8 @@ from model.training import TrainingConfig, options_for
 
 __all__ = ["Rival", "rivals"]
 
+PATIENCE = 10
+"""Epochs without a better validation before a baseline stops: TIGER's is noisy, and 4 stopped it halfway through its schedule."""
 Fit = Callable[[Material, Path, Any], Any]
 
 
@@ -69,6 +71,7 @@ def rivals(made: Material, progress: Callable[[str], None]) -> list[Rival]:
         feed_forward=2 * ours.scorer.d,
         dropout=ours.scorer.dropout,
         epochs=ours.dense.epochs,
+        patience=PATIENCE,
     )
     return [
         Rival(name="popularity", fit=lambda made, *_: Popularity.fit(made.train), load=Popularity.load),
@@ -106,5 +109,5 @@ def rivals(made: Material, progress: Callable[[str], None]) -> list[Rival]:
                 ("SASRec (HNSW)", lambda fitted: fitted.searching("hnsw")),
             ),
         ),
-        Rival(name="TIGER-style (semantic IDs)", fit=tiger, load=TIGER.load, config=TIGERConfig()),
+        Rival(name="TIGER-style (semantic IDs)", fit=tiger, load=TIGER.load, config=TIGERConfig(patience=PATIENCE)),
     ]
