@@ -48,6 +48,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 LEVEL_USERS = 1000
 """Users whose beams are kept, and who are scored on every item: a sample tells the level that loses."""
 LEVELS_UP = (1, 3, 6)
+BEAMS = (5, 10, 20, 50, 100, 200)
+"""Beams that trees are compared at: what lies together matters where little is kept."""
 
 
 def slices(evaluation: Evaluation, chosen: EvaluationSet, made: Material) -> dict[str, Any]:
@@ -114,6 +116,8 @@ class Benchmark:
                 "MISS (every item)", inputs, through(Exhaustive), split=self.split, own=own, users=LEVEL_USERS
             )
             extra["beam_against_exhaustive"] = _gap(found, sample)
+        if cell in {Cell(tree=cell.tree), Cell(tree=cell.tree, lifelong="none", multi_modal_score=False)}:
+            extra["recall@10_by_beam"] = self._by_beam(cell, seed)
         yield self._result(cell.name, seed, found, seconds, asdict(cell), extra)
         if cell == Cell():
             found, _ = self.runs.evaluation(
@@ -130,6 +134,23 @@ class Benchmark:
             )
             told = asdict(replace(cell, lifelong="none"))
             yield self._result(SWITCHED_OFF, seed, found, float(dense.meta["train_seconds"]), told, {})
+
+    def _by_beam(self, cell: Cell, seed: int) -> dict[str, float]:
+        """Recall@10 of the cell's dense path through its tree at narrower and wider beams, on a sample of users."""
+        from model.tree_retriever import TreeRetriever
+
+        found = {}
+        for beam in BEAMS:
+
+            def make(work: Path, beam: int = beam) -> Retriever:
+                return TreeRetriever(*self.runs.load_dense(cell, seed), beam=beam)
+
+            inputs = {"model": self.runs.dense(cell, seed), "tree": self.runs.tree(cell.tree, seed)}
+            sample, _ = self.runs.evaluation(
+                "dense path", inputs, make, split=self.split, own={"beam": beam}, users=LEVEL_USERS
+            )
+            found[str(beam)] = round(sample.recall(10), 5)
+        return found
 
     def baselines(self, seeds: list[int]) -> Iterator[Result]:
         """Every baseline, for every seed where the seed matters; one that refuses the data set is left out and said to be."""

@@ -55,7 +55,11 @@ def markdown(report: Row) -> str:
         budget = "the default options" if options == "{}" else f"`{options}` over the default options"
         told = f"{users}; {budget}. {_made(report, named)}"
         parts.append(f"## {dataset}, {split} item\n\n{told}\n\n{table(rows, found)}")
-        parts += [part for part in (_relative(found), _gained(gained), _levels(rows), _beam(rows), _cold(rows)) if part]
+        parts += [
+            part
+            for part in (_relative(found), _gained(gained), _levels(rows), _beam(rows), _narrow(rows), _cold(rows))
+            if part
+        ]
         parts += [_slices(rows, title, key) for title, key in SLICES if any(key in r.get("slices", {}) for r in rows)]
     return "\n\n".join(parts) + "\n"
 
@@ -157,6 +161,17 @@ def _beam(rows: Sequence[Row]) -> str:
                 share = f"{pair['beam'] / pair['exhaustive']:.4f}" if pair["exhaustive"] else "-"
                 values = [f"{pair['beam']:.4f}", f"{pair['exhaustive']:.4f}", share]
                 lines.append(_line([f"{name}, {metric}, {told['users']:,} users", *values]))
+    return "\n".join(lines)
+
+
+def _narrow(rows: Sequence[Row]) -> str:
+    """Each tree at narrow beams: the share of what its widest beam finds says what the tree puts together."""
+    having = _first(rows, "recall@10_by_beam")
+    if not having:
+        return ""
+    beams = list(next(iter(having.values())))
+    lines = _head(["recall@10 of the dense path through the tree, a sample of users, by beam", *beams])
+    lines += [_line([name, *(f"{told[b]:.4f}" for b in beams)]) for name, told in having.items()]
     return "\n".join(lines)
 
 

@@ -76,6 +76,13 @@ def test_what_others_published_stands_under_ours_and_says_where_from() -> None:
         assert "ublished" not in table(rows, []), "theirs is the test item, and no budget of ours"
 
 
+def test_trees_are_told_apart_at_narrow_beams() -> None:
+    rows = [a_row(n, users=9, **{"recall@10_by_beam": {"5": v, "200": 0.3}}) for n, v in (("MISS", 0.2), ("TDM", 0.1))]
+    text = markdown({"meta": META, "rows": [*rows, a_row("EASE")], "comparisons": []})
+    assert "by beam | 5 | 200 |" in text
+    assert "| MISS | 0.2000 | 0.3000 |\n| TDM | 0.1000 | 0.3000 |" in text
+
+
 def test_every_part_names_the_command_that_made_it() -> None:
     of = {"dataset": "walks", "split": "test", "options": {"beam": 9}}
     report = {
