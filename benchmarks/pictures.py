@@ -14,8 +14,8 @@ from model.plots import differences, gain_by_length
 __all__ = ["SWITCHED_OFF", "draw"]
 
 SWITCHED_OFF = "MISS, lifelong path switched off"
-"""The default's own dense path through the tree. It has never had the targets that are the lifelong path's alone, so what the lifelong
-path adds is also read against "MISS, short history", which has had them all."""
+"""The default's own dense path through the tree. It has never had the targets that are the lifelong path's alone, so what the
+lifelong path adds is also read against "MISS, short history", which has had them all."""
 BY_LENGTH = (SWITCHED_OFF, "MISS, short history", "retrieve, then rescore", "SASRec (exact)", "TDM (id-learnt tree)")
 ABLATIONS = ("MISS, ", "TDM ")
 """How the names of ours with something taken away begin, and of the tree models before it."""
