@@ -231,13 +231,20 @@ def write(out: Path, part: Benchmark | Cold, results: list[Result], command: str
     anew = {r.retriever for r in results}
     for name, entries in new.items():
         others = [r for r in before.get(name, []) if part_of(r) != own]
-        report[name] = others + entries + [r for r in before.get(name, []) if part_of(r) == own and _untouched(r, anew)]
+        kept = [r for r in before.get(name, []) if part_of(r) == own and _untouched(r, anew)]
+        report[name] = sorted(others + entries + kept, key=_in_order)
     write_json(path, report)
     write_bytes(out / "quality.md", markdown(report).encode())
     draw(out, told, new["comparisons"], new["gains"], simulated=part.made.simulated)
     if out == RESULTS:
         readme = ROOT / "README.md"
         write_bytes(readme, place(readme.read_text(encoding="utf-8"), report).encode())
+
+
+def _in_order(entry: dict[str, Any]) -> tuple[str, str, int, str]:
+    """Parts in an order that does not depend on which was made last; the default options before others."""
+    dataset, split, options = part_of(entry)
+    return dataset, split, len(options), options
 
 
 def _untouched(entry: dict[str, Any], anew: set[str]) -> bool:
