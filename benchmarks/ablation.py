@@ -241,10 +241,10 @@ def write(out: Path, part: Benchmark | Cold, results: list[Result], command: str
         write_bytes(readme, place(readme.read_text(encoding="utf-8"), report).encode())
 
 
-def _in_order(entry: dict[str, Any]) -> tuple[str, str, int, str]:
-    """Parts in an order that does not depend on which was made last; the default options before others."""
+def _in_order(entry: dict[str, Any]) -> tuple[str, bool, str, int, str]:
+    """Parts in an order that does not depend on which was made last: the test item first, the default options before others."""
     dataset, split, options = part_of(entry)
-    return dataset, split, len(options), options
+    return dataset, split != "test", split, len(options), options
 
 
 def _untouched(entry: dict[str, Any], anew: set[str]) -> bool:

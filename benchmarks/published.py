@@ -1,7 +1,7 @@
 """Figures that others have published on the same data and the same leave-one-out test item, to stand beside ours.
 
 They are theirs: every item is scored, no tree, and training, tuning and the number of items differ from ours. On MovieLens-1M
-they also train on the validation item, which ours never do: generative-recommenders leaves out one behavior a user (`ignore_last_n=1`).
+they also train on the validation item, as ours never do: generative-recommenders holds out one behavior a user (`ignore_last_n=1`).
 """
 
 from __future__ import annotations
