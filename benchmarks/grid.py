@@ -40,6 +40,9 @@ class Cell:
     """Whether W z_n is part of a node's embedding."""
     transitions: bool = True
     """Whether Co-GSU also reads counted transitions, which the paper's does not; off in the star alone."""
+    refit: bool = False
+    """Whether the validation item is trained on too, as it is by many who publish; asked for by name alone (`refit=true`). Which
+    epoch is best is then decided by an item that was trained on, and so it is nearly always the last."""
 
     def normal(self) -> Cell:
         """The same model with what it does not use at its default."""
@@ -52,6 +55,8 @@ class Cell:
         """How tables call it."""
         if self == Cell():
             return "MISS"
+        if self == Cell(refit=True):
+            return "MISS refit on the validation item"
         if self.lifelong == "none" and not self.multi_modal_score and self.tree in ("random", "category", "id-learnt"):
             return f"TDM ({self.tree} tree)"
         default = asdict(Cell())
@@ -74,6 +79,7 @@ _TOLD = {
     "negatives": lambda v: "uniform negatives",
     "multi_modal_score": lambda v: "no multi-modal score",
     "transitions": lambda v: "no transitions",
+    "refit": lambda v: "refit on the validation item",
 }
 
 

@@ -18,7 +18,7 @@ from model.evaluation import KS, Evaluation, bootstrap_ci, paired_bootstrap
 
 __all__ = ["METRICS", "Result", "comparisons", "gains", "row"]
 
-CELL = ("tree", "lifelong", "esu", "negatives", "multi_modal_score", "transitions")
+CELL = ("tree", "lifelong", "esu", "negatives", "multi_modal_score", "transitions", "refit")
 """What the grid says of a row; "-" for baselines."""
 METRICS = ["recall@5", *(f"recall@{k}" for k in KS), "ndcg@5", "ndcg@10"]
 

@@ -19,7 +19,7 @@ from model.configure import configure, merged
 from model.errors import BadInput
 from model.evaluation import Evaluation, evaluate
 from model.files import write_json
-from model.histories import EvaluationSet
+from model.histories import EvaluationSet, Histories, with_targets
 from model.index_tree import IndexTree, TreeConfig, build_tree
 from model.retriever import Retriever
 from model.stage import timeless
@@ -43,6 +43,11 @@ class Runs:
     def config(self, cell: Cell, seed: int) -> TrainingConfig:
         """The cell's whole configuration."""
         return configure(TrainingConfig, merged(self.options, {**cell.options(), "seed": seed}), where="training")
+
+    def histories(self, cell: Cell) -> Histories:
+        """What the cell trains on."""
+        made = self.material
+        return with_targets(made.train, made.validation) if cell.refit else made.train
 
     def tree(self, kind: Tree, seed: int) -> Artifact:
         """The index tree of a kind; `seed` matters where the tree is random or learnt."""
@@ -77,8 +82,9 @@ class Runs:
         """The dense stage: one for all cells of a tree and features with a lifelong path, one for those without."""
         from model.training import dense_histories, save_parameters, train_model
 
-        histories = dense_histories(self.material.train, self.config(cell, seed))
-        whole = len(histories.items) == len(self.material.train.items)
+        given = self.histories(cell)
+        histories = dense_histories(given, self.config(cell, seed))
+        whole = len(histories.items) == len(given.items)
         cell = replace(cell, lifelong="none").normal()
         config, tree = self.config(cell, seed), self.tree(cell.tree, seed)
         if config.reassign.rounds:
@@ -100,6 +106,8 @@ class Runs:
             own["tail"] = {"tail": config.lifelong.tail, "tail_after": config.lifelong.tail_after}
         if config.pseudo_targets:
             own["pseudo_targets"] = True
+        if cell.refit:
+            own["refit"] = True
         return self._produce("bench_dense", own, self._inputs(tree), build)
 
     def model(self, cell: Cell, seed: int) -> Artifact:
@@ -119,7 +127,7 @@ class Runs:
             curve = train_lifelong(
                 model,
                 index,
-                made.train,
+                self.histories(cell),
                 made.validation,
                 config.lifelong,
                 beam=config.beam,
@@ -132,6 +140,8 @@ class Runs:
             return {"train_seconds": _seconds({"lifelong": curve})}
 
         own = {"scorer": asdict(config.scorer), "lifelong": asdict(config.lifelong), "beam": config.beam, "seed": seed}
+        if cell.refit:
+            own["refit"] = True
         return self._produce("bench_model", own, self._inputs(tree) | {"dense": dense}, build)
 
     def load(self, cell: Cell, seed: int) -> tuple[Any, IndexTree]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from model.errors import BadInput
 from model.files import read_npz, write_npz
 
-__all__ = ["EvaluationSet", "Histories", "leave_one_out", "left_padded", "length_batches"]
+__all__ = ["EvaluationSet", "Histories", "leave_one_out", "left_padded", "length_batches", "with_targets"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +143,19 @@ def length_batches(lengths: Sequence[int], *, users: int = 64, behaviors: int = 
             size //= 2
         yield order[begin : begin + size]
         begin += size
+
+
+def with_targets(train: Histories, held_out: EvaluationSet) -> Histories:
+    """`train`, and of each evaluated user what it was asked with and its target behind that: to train on once nothing is chosen by
+    it any more."""
+    taken = {int(user): row for row, user in enumerate(held_out.users)}
+    slices = [
+        train[user] if row is None else np.append(held_out.seen[row], held_out.targets[row])
+        for user, row in ((user, taken.get(user)) for user in range(len(train)))
+    ]
+    offsets = np.concatenate([[0], np.cumsum([len(s) for s in slices])]).astype(np.int64)
+    items = np.concatenate(slices).astype(np.int32) if slices else np.zeros(0, np.int32)
+    return Histories(offsets=offsets, items=items, n_items=train.n_items)
 
 
 def leave_one_out(histories: Histories) -> tuple[Histories, EvaluationSet, EvaluationSet]:

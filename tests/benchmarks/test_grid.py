@@ -76,6 +76,11 @@ def test_names_say_what_was_taken_away() -> None:
     assert Cell(tree="aligned", lifelong="none", multi_modal_score=False).name.startswith("MISS"), "no tree of TDM's"
 
 
+def test_a_refit_is_asked_for_by_name_and_is_no_part_of_any_selection() -> None:
+    assert [cell.name for cell in asked("default,refit=true")] == ["MISS", "MISS refit on the validation item"]
+    assert not any(cell.refit for cell in full())
+
+
 def test_what_a_model_does_not_use_makes_no_other_model() -> None:
     assert Cell(lifelong="co", esu="id").normal() == Cell(lifelong="co")
     assert Cell(lifelong="none", esu="id", negatives="uniform", transitions=False).normal() == Cell(lifelong="none")
@@ -108,8 +113,8 @@ def test_a_smaller_budget_lies_beside_a_cells_options() -> None:
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(Cell)])
-def test_each_axis_changes_the_tree_or_the_training(name: str) -> None:
+def test_each_axis_changes_the_tree_the_data_or_the_training(name: str) -> None:
     other = {"tree": "random", "lifelong": "co", "esu": "id", "negatives": "uniform", "multi_modal_score": False}
-    other["transitions"] = False
+    other |= {"transitions": False, "refit": True}
     cell = replace(Cell(), **{name: other[name]})
-    assert (cell.tree, cell.options()) != (Cell().tree, Cell().options())
+    assert (cell.tree, cell.refit, cell.options()) != (Cell().tree, Cell().refit, Cell().options())

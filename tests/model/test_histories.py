@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.errors import BadInput
-from model.histories import EvaluationSet, Histories, leave_one_out, left_padded
+from model.histories import EvaluationSet, Histories, leave_one_out, left_padded, with_targets
 
 
 def _of(rows: list[list[int]], n_items: int = 10) -> Histories:
@@ -34,6 +34,18 @@ def test_split_gives_each_user_back_in_order_and_never_shows_the_target(rows: li
     # a user is left out exactly where there is too little, or where the target had been seen
     expected = [u for u, row in enumerate(rows) if len(row) >= 3 and row[-1] not in row[:-1]]
     assert list(test.users) == expected
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(0, 9), max_size=12), max_size=8))
+def test_training_on_the_validation_item_too_still_never_shows_the_test_target(rows: list[list[int]]) -> None:
+    train, validation, test = leave_one_out(_of(rows))
+    refit = with_targets(train, validation)
+    for user, row in enumerate(rows):
+        given = user in validation.users
+        assert list(refit[user]) == (row[:-1] if given else list(train[user]))
+    for i, user in enumerate(test.users):
+        assert test.targets[i] not in refit[int(user)]
 
 
 def test_histories_outside_the_catalogue_are_refused() -> None:
