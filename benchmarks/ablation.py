@@ -268,7 +268,10 @@ def main(
         ),
     ] = "star",
     baselines: Annotated[bool, typer.Option(help="also fit the baselines")] = True,
-    baseline_seeds: Annotated[str, typer.Option(help="seeds of the baselines, where not those of --seeds")] = "",
+    other_seeds: Annotated[
+        str,
+        typer.Option(help="seeds of all but the default cell: steps from it, baselines; where not those of --seeds"),
+    ] = "",
     cold: Annotated[bool, typer.Option(help="also hold items out of training and retrieve them from content")] = False,
     split: Annotated[str, typer.Option(help="test, or validation while tuning")] = "test",
     options: Annotated[str, typer.Option(help="JSON over the default training options, e.g. a smaller budget")] = "{}",
@@ -285,19 +288,20 @@ def main(
         raise BadInput("--cells none --no-baselines asks for no row; leave one of them out, or add --cold")
     try:
         numbers, over = [int(x) for x in seeds.split(",")], json.loads(options)
-        theirs = [int(x) for x in (baseline_seeds or seeds).split(",")]
+        theirs = [int(x) for x in (other_seeds or seeds).split(",")]
     except ValueError as error:
         raise BadInput(
-            f"--seeds {seeds} --baseline-seeds {baseline_seeds} --options {options}: give whole numbers and a JSON object"
+            f"--seeds {seeds} --other-seeds {other_seeds} --options {options}: give whole numbers and a JSON object"
         ) from error
     command = shlex.join(["python", "-m", "benchmarks.ablation", *sys.argv[1:]])
     for name in dataset:
         part = Benchmark(prepare(name, data=data.resolve(), home=home.resolve()), over, split)
         results: list[Result] = []
-        for seed in numbers:
+        for seed in dict.fromkeys([*numbers, *theirs]):
             for cell in chosen:
-                results += part.cell(cell, seed)
-                write(out.resolve(), part, results, command)
+                if seed in (numbers if cell == Cell() else theirs):
+                    results += part.cell(cell, seed)
+                    write(out.resolve(), part, results, command)
         if baselines:
             for result in part.baselines(theirs):
                 results.append(result)
