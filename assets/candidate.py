@@ -78,7 +78,7 @@ def candidate(
 
 @dg.asset_check(asset=candidate, blocking=True, description="the gate: may this bundle be served?")
 def gate(context: dg.AssetCheckExecutionContext, stores: Stores, candidate: Artifact) -> dg.AssetCheckResult:
-    """Judge the bundle, write the verdict for its digest into the warehouse."""
+    """Judge the bundle, write the verdict for its digest into the books."""
     from assets.verdict import judge_bundle
 
     verdict = judge_bundle(stores, candidate, log=context.log.info)
@@ -95,7 +95,7 @@ def champion(context: dg.AssetExecutionContext, stores: Stores, candidate: Artif
     registered = registry.find(candidate.data_version)
     if registered is None:
         raise dg.Failure(f"the bundle {candidate.data_version[:16]} is not registered; materialize candidate again")
-    first = Promotion(stores.warehouse, registry).bootstrap(registered.version)
+    first = Promotion(stores.books, registry).bootstrap(registered.version)
     now = registry.by_alias("champion")
     if first is None:
         context.log.info(f"version {registered.version} waits as challenger: `miss promote {registered.version}`")

@@ -13,8 +13,10 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from assets.stores.champion import Books, Champion, utc_now
+from assets.stores.books import Books
+from assets.stores.champion import Champion, utc_now
 from assets.stores.registry import CHALLENGER, CHAMPION, PREVIOUS, ModelVersionInfo, Registry
+from assets.stores.warehouse import Warehouse
 from model.errors import NotReady
 
 __all__ = ["Promotion", "status"]
@@ -23,9 +25,9 @@ __all__ = ["Promotion", "status"]
 class Promotion:
     """Moves `champion` and `previous` of a registry and keeps the ledger; `now` is the clock of the verdicts' age."""
 
-    def __init__(self, warehouse: Books, registry: Registry, *, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, books: Books, registry: Registry, *, now: Callable[[], datetime] = utc_now) -> None:
         self.registry = registry
-        self.champion = Champion(warehouse, registry, now=now)
+        self.champion = Champion(books, registry, now=now)
 
     def promote(self, version: str, *, actor: str, reason: str) -> ModelVersionInfo:
         """Make `version` champion, the champion before it `previous`; nothing happens where it is champion already.
@@ -79,7 +81,7 @@ class Promotion:
         return self.champion.move(target, action=action, actor=actor, reason=reason)
 
 
-def status(warehouse: Books, registry: Registry) -> dict[str, Any]:
+def status(warehouse: Warehouse, books: Books, registry: Registry) -> dict[str, Any]:
     """What is promoted, what waits and what the warehouse holds; changes nothing, also where nothing is there yet.
 
     {"champion": {"version", "digests": {"bundle", <file>: sha256}, "verdict": {"passed", "rules": [{"name", "value",
@@ -91,7 +93,7 @@ def status(warehouse: Books, registry: Registry) -> dict[str, Any]:
         if found is None:
             return None
         files = {name.removeprefix("digest/"): each for name, each in found.tags.items() if name.startswith("digest/")}
-        verdict = warehouse.verdict(found.digest)
+        verdict = books.verdict(found.digest)
         if verdict is not None:
             names = ("name", "value", "bound", "baseline", "passed")
             rules = [{name: rule.get(name) for name in names} for rule in verdict["document"].get("rules", [])]

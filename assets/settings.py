@@ -67,8 +67,13 @@ class Settings(BaseSettings):
 
     @property
     def warehouse(self) -> Path:
-        """The DuckDB file: items, behaviors, promotion ledger."""
+        """The DuckDB file of items and behaviors."""
         return self.root / "warehouse.duckdb"
+
+    @property
+    def books(self) -> Path:
+        """The DuckDB file of verdicts and the promotion ledger."""
+        return self.root / "books.duckdb"
 
     @property
     def artifacts(self) -> Path:

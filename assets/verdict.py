@@ -88,7 +88,7 @@ def judge_bundle(stores: Stores, candidate: Artifact, *, log: Callable[[str], No
         config=GateConfig(k=min(GateConfig.k, max(5, tree.n_items // 20))),
     )
     document = verdict.to_json()
-    stores.warehouse.record_verdict(registered.digest, verdict.passed, document)
+    stores.books.record_verdict(registered.digest, verdict.passed, document)
     registry.set_tags(registered.version, {"gate": "passed" if verdict.passed else "failed"})
     for rule in verdict.rules:
         log(f"{'pass' if rule.passed else 'FAIL'}  {rule.sentence()}")

@@ -17,32 +17,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
+from assets.stores.books import Books, check_chain
 from assets.stores.registry import CHALLENGER, CHAMPION, PREVIOUS, ModelVersionInfo, Registry
-from model.errors import BadInput, NotReady, Refused
+from model.errors import BadInput, Corrupt, NotReady, Refused
 
-__all__ = ["EXPIRES_AFTER", "Books", "Champion", "utc_now"]
+__all__ = ["EXPIRES_AFTER", "LEDGER_ROW", "Champion", "utc_now"]
 
 EXPIRES_AFTER = timedelta(days=7)
 MOVES = ("bootstrap", "promote", "rollback")
 NOTE = "promotion/unfinished"
-
-
-class Books(Protocol):
-    """What promotion needs of the warehouse."""
-
-    def verdict(self, bundle_digest: str) -> dict[str, Any] | None:
-        """The newest verdict, {"bundle_digest", "created_at" (ISO, UTC), "passed", "document"}; None where there is none."""
-
-    def append_ledger(self, *, actor: str, action: str, version: str, bundle_digest: str, reason: str) -> int:
-        """Write a row."""
-
-    def ledger(self) -> list[dict[str, Any]]:
-        """All rows, oldest first: seq, at, actor, action, version, bundle_digest, reason."""
-
-    def counts(self) -> dict[str, int]:
-        """Rows of items and behaviors, distinct users."""
+LEDGER_ROW = "ledger/row"
+"""Tag of a version: number and hash of the newest ledger row that is about it, so that a ledger cut off or replaced shows."""
 
 
 def utc_now() -> datetime:
@@ -90,6 +77,20 @@ class Champion:
             return f"the verdict of version {target.version} of {told} UTC is older than {within.days} days; {gate}"
         return None
 
+    def check_ledger(self) -> int:
+        """Rows of the ledger, all checked; `Corrupt` where one is not what was appended, or one that MLflow tells of is missing."""
+        rows = self.books.ledger()
+        check_chain(rows)
+        hashes = {f"{row['seq']} {row['hash']}" for row in rows}
+        for version in self.registry.versions():
+            told = version.tags.get(LEDGER_ROW)
+            if told is not None and told not in hashes:
+                raise Corrupt(
+                    f"the ledger lacks row {told.split()[0]}, which MLflow's version {version.version} tells of: it was cut off or "
+                    "written anew; restore the file from a backup, and ask who could write to it"
+                )
+        return len(rows)
+
     def refuse(self, target: ModelVersionInfo, *, actor: str, why: str) -> None:
         """Write the refusal down and raise it."""
         self._row(target, actor=actor, action="refuse", reason=why)
@@ -131,9 +132,15 @@ class Champion:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _row(self, target: ModelVersionInfo, *, action: str, actor: str, reason: str) -> None:
-        self.books.append_ledger(
+        row = self.books.append_ledger(
             actor=actor, action=action, version=target.version, bundle_digest=target.digest, reason=reason
         )
+        self._mark(target.version, row)
+
+    def _mark(self, version: str, row: dict[str, Any]) -> None:
+        told = f"{row['seq']} {row['hash']}"
+        if self.registry.version(version).tags.get(LEDGER_ROW) != told:
+            self.registry.set_tags(version, {LEDGER_ROW: told})
 
     @staticmethod
     def _note(champion: ModelVersionInfo | None) -> dict[str, str]:
@@ -183,7 +190,7 @@ class Champion:
         return {"action": "refuse", "actor": by_hand["actor"], "reason": why, "version": moved.version}
 
     def _tidy(self) -> None:
-        """What follows from the ledger: `previous`, no challenger that is champion; at last the note goes."""
+        """What follows from the ledger: `previous`, the tag of the row, no challenger that is champion; at last the note goes."""
         rows = self.moves()
         previous = self._holds(rows[-2]) if len(rows) > 1 else None
         aliases = self.registry.aliases()
@@ -192,6 +199,9 @@ class Champion:
         elif aliases.get(PREVIOUS) != previous.version:
             self.registry.set_alias(PREVIOUS, previous.version)
         if CHAMPION in aliases:
+            about = [row for row in self.books.ledger() if str(row["version"]) == aliases[CHAMPION]]
+            if about:
+                self._mark(aliases[CHAMPION], about[-1])
             if aliases.get(CHALLENGER) == aliases[CHAMPION]:
                 self.registry.delete_alias(CHALLENGER)
             self.registry.delete_tag(aliases[CHAMPION], NOTE)

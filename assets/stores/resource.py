@@ -8,6 +8,7 @@ import dagster as dg
 
 from assets.settings import Settings
 from assets.stores.artifacts import ArtifactStore
+from assets.stores.books import Books
 from assets.stores.registry import Registry
 from assets.stores.warehouse import Warehouse
 
@@ -28,6 +29,11 @@ class Stores(dg.ConfigurableResource):
     def warehouse(self) -> Warehouse:
         """The DuckDB file."""
         return Warehouse(self.settings.warehouse)
+
+    @property
+    def books(self) -> Books:
+        """Verdicts and the promotion ledger."""
+        return Books(self.settings.books)
 
     @property
     def artifacts(self) -> ArtifactStore:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from model.errors import BadInput, Corrupt, Refused
 from model.files import read_json
 from orchestration.commands.home import (
+    books_of,
     champion_bundle,
     champion_engine,
     print_json,
@@ -52,7 +53,7 @@ def materialize(select: str | None) -> None:
     _materialize(home, select)
     from assets.promotion import status
 
-    now = status(warehouse_of(home), registry_of(home))
+    now = status(warehouse_of(home), books_of(home), registry_of(home))
     for alias in ("champion", "challenger"):
         if now[alias] is not None:
             print(f"{alias}: version {now[alias]['version']}, bundle {now[alias]['digests']['bundle']}")
@@ -150,7 +151,7 @@ def demo() -> None:
     warehouse = warehouse_of(home)
     say(warehouse.ingest(source).sentence())
     _materialize(home, None)
-    now = status(warehouse, registry_of(home))
+    now = status(warehouse, books_of(home), registry_of(home))
     version, bundle = champion_bundle(home)
     engine = champion_engine(home)
     print(_table(_report(bundle)))

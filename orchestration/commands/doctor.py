@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.errors import Corrupt, MissError, NotReady
-from orchestration.commands.home import print_json, project_file, registry_of, settings, warehouse_of
+from orchestration.commands.home import (
+    books_of,
+    print_json,
+    project_file,
+    promotion_of,
+    registry_of,
+    settings,
+    warehouse_of,
+)
 
 if TYPE_CHECKING:
     from assets.settings import Settings
@@ -221,7 +229,7 @@ def _champion(home: Settings) -> Finding:
     found = registry.by_alias(CHAMPION)
     if found is None:
         return "todo", "nothing is promoted yet; run `miss materialize`"
-    verdict = warehouse_of(home).verdict(found.digest)
+    verdict = books_of(home).verdict(found.digest)
     if verdict is None or not verdict["passed"]:
         return (
             "bad",
@@ -235,6 +243,13 @@ def _champion(home: Settings) -> Finding:
     )
 
 
+def _ledger(home: Settings) -> Finding:
+    rows = promotion_of(home).champion.check_ledger()
+    if not rows:
+        return "todo", "nothing was promoted or refused yet"
+    return "ok", f"{rows:,} rows, each chained to the one before, and none that MLflow tells of is missing"
+
+
 CHECKS: dict[str, Callable[[Settings], Finding]] = {
     "packages": _packages,
     "encoders": _encoders,
@@ -242,5 +257,6 @@ CHECKS: dict[str, Callable[[Settings], Finding]] = {
     "warehouse": _warehouse,
     "artifacts": _artifacts,
     "mlflow": _mlflow,
+    "ledger": _ledger,
     "champion": _champion,
 }

@@ -18,12 +18,14 @@ from model.errors import BadInput, NotReady
 if TYPE_CHECKING:
     from assets.promotion import Promotion
     from assets.settings import Settings
+    from assets.stores.books import Books
     from assets.stores.registry import ModelVersionInfo, Registry
     from assets.stores.warehouse import Warehouse
     from serving.engine import Engine
 
 __all__ = [
     "actor",
+    "books_of",
     "champion_bundle",
     "champion_engine",
     "print_json",
@@ -74,6 +76,13 @@ def warehouse_of(home: Settings) -> Warehouse:
     return Warehouse(home.warehouse)
 
 
+def books_of(home: Settings) -> Books:
+    """Verdicts and the promotion ledger of a home."""
+    from assets.stores.books import Books
+
+    return Books(home.books)
+
+
 def registry_of(home: Settings) -> Registry:
     """The MLflow registry of a home."""
     from assets.stores.registry import Registry
@@ -85,7 +94,7 @@ def promotion_of(home: Settings) -> Promotion:
     """What moves the champion of a home."""
     from assets.promotion import Promotion
 
-    return Promotion(warehouse_of(home), registry_of(home))
+    return Promotion(books_of(home), registry_of(home))
 
 
 def champion_bundle(home: Settings) -> tuple[ModelVersionInfo, Path]:

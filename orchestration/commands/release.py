@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from model.errors import BadInput, NotReady
-from orchestration.commands.home import actor, print_json, promotion_of, registry_of, settings, warehouse_of
+from orchestration.commands.home import actor, books_of, print_json, promotion_of, registry_of, settings, warehouse_of
 
 __all__ = ["history", "promote", "rollback", "status"]
 
@@ -15,7 +15,7 @@ def status(*, as_json: bool) -> None:
     from assets.promotion import status as look
 
     home = settings()
-    found = look(warehouse_of(home), registry_of(home))
+    found = look(warehouse_of(home), books_of(home), registry_of(home))
     if as_json:
         print_json(found)
         return
@@ -90,7 +90,7 @@ def _print_champion(promotion: Any, now: Any) -> None:
 
 def history(*, as_json: bool) -> None:
     """The promotion ledger, oldest first."""
-    rows = warehouse_of(settings()).ledger()
+    rows = books_of(settings()).ledger()
     if as_json:
         print_json(rows)
         return

@@ -1,4 +1,4 @@
-"""A registry and a warehouse in memory that can be killed at any write, for the tests of promotion."""
+"""A registry and books in memory that can be killed at any write, for the tests of promotion."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from assets.promotion import Promotion
+from assets.stores.books import entry_hash
 from assets.stores.registry import CHALLENGER, ModelVersionInfo
 from model.errors import BadInput
 
@@ -21,7 +22,7 @@ class Killed(BaseException):
 
 
 class World:
-    """A registry and a warehouse in memory; `fuse` kills at the n-th write, before or after it took effect."""
+    """A registry and books in memory; `fuse` kills at the n-th write, before or after it took effect."""
 
     def __init__(self) -> None:
         self.held: dict[str, ModelVersionInfo] = {}
@@ -70,20 +71,23 @@ class World:
         if name in self.held[version].tags:
             self._write(lambda: self.held[version].tags.pop(name))
 
-    # the warehouse
+    def versions(self) -> list[ModelVersionInfo]:
+        return [self.version(each) for each in self.held]
+
+    # the books
 
     def verdict(self, bundle_digest: str) -> dict[str, Any] | None:
         return self.verdicts.get(bundle_digest)
 
-    def append_ledger(self, **row: str) -> int:
-        self._write(lambda: self.rows.append({"seq": len(self.rows) + 1, "at": self.clock.isoformat()} | row))
-        return len(self.rows)
+    def append_ledger(self, **row: str) -> dict[str, Any]:
+        entry: dict[str, Any] = {"seq": len(self.rows) + 1, "at": self.clock.isoformat()} | row
+        entry["previous"] = self.rows[-1]["hash"] if self.rows else ""
+        entry["hash"] = entry_hash(entry)
+        self._write(lambda: self.rows.append(entry))
+        return entry
 
     def ledger(self) -> list[dict[str, Any]]:
         return [dict(row) for row in self.rows]
-
-    def counts(self) -> dict[str, int]:
-        return {"items": 3, "users": 2, "behaviors": 9}
 
     # what happens around
 

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from promotion_world import RULES, Killed, World
 
 from assets.promotion import Promotion, status
-from assets.stores.champion import NOTE
+from assets.stores.books import Books
+from assets.stores.champion import LEDGER_ROW, NOTE
 from assets.stores.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
 from assets.stores.warehouse import Warehouse
-from model.errors import BadInput, NotReady, Refused
+from model.errors import BadInput, Corrupt, NotReady, Refused
 
 
 @pytest.fixture
@@ -45,9 +46,8 @@ def test_promote_and_roll_back_move_both_aliases_and_are_written_down(world: Wor
     promoted = world.promotion().promote("2", actor="ann", reason="better recall")
     assert promoted.aliases == (CHAMPION,)
     assert world.names == {CHAMPION: "2", PREVIOUS: "1"}
-    assert world.rows[-1] | {"at": "", "seq": 0} == {
-        "seq": 0,
-        "at": "",
+    told = {name: world.rows[-1][name] for name in ("actor", "action", "version", "bundle_digest", "reason")}
+    assert told == {
         "actor": "ann",
         "action": "promote",
         "version": "2",
@@ -143,6 +143,23 @@ def test_rolling_back_does_not_wait_for_a_new_verdict_but_never_goes_to_one_that
     assert world.names[CHAMPION] == "1"
 
 
+def test_a_ledger_that_lost_its_end_or_was_written_anew_is_told_from_what_mlflow_knows(world: World) -> None:
+    world.promotion().promote("2", actor="ann", reason="better")
+    champion = world.promotion().champion
+    assert champion.check_ledger() == 2
+    assert world.held["2"].tags[LEDGER_ROW] == f"2 {world.rows[1]['hash']}"
+    whole = list(world.rows)
+    world.rows.pop()
+    with pytest.raises(Corrupt, match=r"lacks row 2, which MLflow's version 2 tells of"):
+        champion.check_ledger()
+    world.append_ledger(actor="eve", action="promote", version="2", bundle_digest="2" * 64, reason="better")
+    with pytest.raises(Corrupt, match="cut off or written anew"):
+        champion.check_ledger()
+    world.rows = [whole[0] | {"actor": "eve"}, whole[1]]
+    with pytest.raises(Corrupt, match=r"row 1 \(bootstrap of version 1 by eve\) is not what was appended"):
+        champion.check_ledger()
+
+
 OPERATIONS: dict[str, Callable[[World], Any]] = {
     "bootstrap": lambda world: world.promotion().bootstrap("1"),
     "promote": lambda world: world.promotion().promote("3", actor="ann", reason="better"),
@@ -190,7 +207,9 @@ def test_killed_at_any_write_and_run_again_it_ends_as_if_nothing_had_happened(
             continue
         OPERATIONS[name](world)
         assert (world.names, world.story()) == (whole.names, whole.story()), fuse
-        assert [each.tags for each in world.held.values()] == [each.tags for each in whole.held.values()]
+        assert [set(each.tags) for each in world.held.values()] == [set(each.tags) for each in whole.held.values()]
+        champion, newest = world.held[world.names[CHAMPION]], world.rows[-1]
+        assert champion.tags[LEDGER_ROW] == f"{newest['seq']} {newest['hash']}"
         assert world.rows[-1]["reason"] == whole.rows[-1]["reason"], "who and why survive the kill"
     assert kills >= 4
 
@@ -286,18 +305,18 @@ def test_no_sequence_of_events_ends_with_a_champion_that_never_passed(steps: lis
 def test_on_real_stores_a_kill_between_alias_and_ledger_is_finished(
     registry: Registry, bundle: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    warehouse = Warehouse(tmp_path / "warehouse.duckdb")
-    promotion = Promotion(warehouse, registry)
+    books, warehouse = Books(tmp_path / "books.duckdb"), Warehouse(tmp_path / "warehouse.duckdb")
+    promotion = Promotion(books, registry)
     empty = {"champion": None, "challenger": None, "warehouse": {"items": 0, "users": 0, "behaviors": 0}}
-    assert status(warehouse, registry) == empty
+    assert status(warehouse, books, registry) == empty
     versions = []
     for text in ("a", "b"):
         with registry.run("candidate") as run:
             versions.append(registry.register(bundle(text), run_id=run.run_id))
         digest = registry.version(versions[-1]).digest
-        warehouse.record_verdict(digest, True, {"passed": True, "rules": RULES, "bundle_digest": digest})
+        books.record_verdict(digest, True, {"passed": True, "rules": RULES, "bundle_digest": digest})
         promotion.bootstrap(versions[-1])
-    told = status(warehouse, registry)
+    told = status(warehouse, books, registry)
     assert (told["champion"]["version"], told["challenger"]["version"]) == ("1", "2")
     rule = {"name": "parity", "value": 0.0, "bound": 1e-4, "baseline": None, "passed": True}
     assert told["champion"]["verdict"] == {"passed": True, "rules": [rule]}
@@ -307,20 +326,20 @@ def test_on_real_stores_a_kill_between_alias_and_ledger_is_finished(
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(warehouse, "append_ledger", killed)
+        patched.setattr(books, "append_ledger", killed)
         with pytest.raises(Killed):
             promotion.promote("2", actor="ann", reason="better")
     assert registry.aliases()[CHAMPION] == "2"
-    assert [row["action"] for row in warehouse.ledger()] == ["bootstrap"]
-    assert Promotion(warehouse, registry).promote("2", actor="someone else", reason="again").version == "2"
-    rows = [(row["action"], row["version"], row["actor"], row["reason"]) for row in warehouse.ledger()]
+    assert [row["action"] for row in books.ledger()] == ["bootstrap"]
+    assert Promotion(books, registry).promote("2", actor="someone else", reason="again").version == "2"
+    rows = [(row["action"], row["version"], row["actor"], row["reason"]) for row in books.ledger()]
     assert rows[1:] == [("promote", "2", "ann", "better")]
     assert registry.aliases() == {CHAMPION: "2", PREVIOUS: "1"}
     assert NOTE not in registry.version("2").tags
     assert promotion.rollback(actor="bob", reason="worse").version == "1"
     assert registry.aliases() == {CHAMPION: "1", PREVIOUS: "2"}
     assert [each.tags.get(NOTE) for each in registry.versions()] == [None, None]
-    assert status(warehouse, registry)["champion"]["version"] == "1"
+    assert status(warehouse, books, registry)["champion"]["version"] == "1"
     promotion.promote("2", actor="ann", reason="it was not the model")
     assert registry.aliases() == {CHAMPION: "2", PREVIOUS: "1"}
     with registry.run("untested") as run:

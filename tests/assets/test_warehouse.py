@@ -76,8 +76,6 @@ def histories(warehouse: Warehouse) -> dict[str, list[int]]:
 
 def test_an_empty_home_says_how_to_begin(warehouse: Warehouse) -> None:
     assert warehouse.counts() == EMPTY
-    assert warehouse.ledger() == []
-    assert warehouse.verdict("d" * 64) is None
     for method in (
         warehouse.catalogue,
         warehouse.items_frame,
@@ -90,15 +88,14 @@ def test_an_empty_home_says_how_to_begin(warehouse: Warehouse) -> None:
     assert not warehouse.path.exists()  # asking leaves nothing behind
 
 
-def test_a_file_that_is_no_warehouse_is_named(warehouse: Warehouse) -> None:
+def test_a_file_that_is_no_warehouse_is_named(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.path.parent.mkdir()
     warehouse.path.write_bytes(b"something else" * 1000)
     with pytest.raises(Corrupt, match=r"warehouse\.duckdb is not a DuckDB file"):
         warehouse.counts()
     warehouse.path.write_bytes(b"")  # killed before the first block was written
     assert warehouse.counts() == EMPTY
-    warehouse.append_ledger(actor="me", action="promote", version="1", bundle_digest="d", reason="")
-    assert len(warehouse.ledger()) == 1
+    assert warehouse.ingest(detect(write(tmp_path / "shop"))).behaviors_new > 0
 
 
 # -- ingest ------------------------------------------------------------------------------------------------------------
@@ -292,34 +289,6 @@ def test_a_second_catalogue_is_refused(warehouse: Warehouse, tmp_path: Path) -> 
     with pytest.raises(Refused, match=r"`MISS_HOME=\.miss-other miss demo`"):
         warehouse.ingest(DemoSource())
     assert warehouse.catalogue() == ("shop", False)
-
-
-# -- verdicts and ledger -------------------------------------------------------------------------------------------------
-
-
-def test_the_newest_verdict_on_a_bundle_counts(warehouse: Warehouse) -> None:
-    warehouse.record_verdict("digest-1", False, {"rules": [{"name": "quality", "value": 0.1}]})
-    warehouse.record_verdict("digest-1", True, {"rules": [{"name": "quality", "value": 0.3}]})
-    warehouse.record_verdict("digest-2", False, {"rules": []})
-    verdict = warehouse.verdict("digest-1")
-    assert verdict is not None
-    assert verdict["passed"] is True
-    assert verdict["document"] == {"rules": [{"name": "quality", "value": 0.3}]}
-    assert verdict["created_at"].startswith("20")
-    assert warehouse.verdict("digest-3") is None
-
-
-def test_the_ledger_counts_up_and_knows_its_actions(warehouse: Warehouse) -> None:
-    entry = {"actor": "O'Neil", "version": "1", "bundle_digest": "d", "reason": "first"}
-    assert warehouse.append_ledger(action="bootstrap", **entry) == 1
-    assert warehouse.append_ledger(action="promote", **entry | {"version": "2"}) == 2
-    assert [(row["seq"], row["action"], row["version"]) for row in warehouse.ledger()] == [
-        (1, "bootstrap", "1"),
-        (2, "promote", "2"),
-    ]
-    assert set(warehouse.ledger()[0]) == {"seq", "at", "actor", "action", "version", "bundle_digest", "reason"}
-    with pytest.raises(BadInput, match="'celebrate' is no action"):
-        warehouse.append_ledger(action="celebrate", **entry)
 
 
 # -- whole catalogues ----------------------------------------------------------------------------------------------------

@@ -86,11 +86,11 @@ def test_a_connection_is_closed_after_an_exception(warehouse: Warehouse, tmp_pat
 
 
 def test_a_reader_waits_for_a_writer(warehouse: Warehouse, tmp_path: Path) -> None:
-    warehouse.append_ledger(actor="me", action="promote", version="1", bundle_digest="d", reason="")
+    warehouse.ingest(detect(write(tmp_path / "shop")))
     script = f"""
 import sys, time, duckdb
 connection = duckdb.connect({str(warehouse.path)!r})
-connection.execute("INSERT INTO ledger SELECT * FROM ledger")
+connection.execute("INSERT INTO behaviors SELECT * FROM behaviors")
 print("held", flush=True)
 time.sleep(0.5)
 connection.close()
@@ -98,4 +98,4 @@ connection.close()
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        assert len(warehouse.ledger()) == 2
+        assert warehouse.counts()["behaviors"] == 10

@@ -7,11 +7,12 @@ import warnings
 from pathlib import Path
 
 import pytest
+from terminal import Miss, Said
 from tiny_bundle import publish
 
 from assets.promotion import Promotion
+from assets.stores.books import Books
 from assets.stores.registry import Registry
-from assets.stores.warehouse import Warehouse
 
 with warnings.catch_warnings():  # typer 0.25 imports names that click 8.5 calls deprecated
     warnings.filterwarnings("ignore", message="'click", category=DeprecationWarning)
@@ -28,7 +29,7 @@ def promoted_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made once; MLflow's first use of a home takes seconds. Read it, or use `home`, a copy."""
     root = tmp_path_factory.mktemp("promoted") / "home"
     root.mkdir()
-    warehouse = Warehouse(root / "warehouse.duckdb")
+    books = Books(root / "books.duckdb")
     registry = Registry(f"sqlite:///{root / 'mlflow.db'}", "miss-retrieval", root / "mlflow-artifacts")
     for number in (1, 2, 3):
         bundle = publish(root.parent / f"bundle-{number}", note=f"bundle {number}")
@@ -37,9 +38,9 @@ def promoted_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert version == str(number)
         digest = registry.version(version).digest
         if number != 2:
-            warehouse.record_verdict(digest, True, {"bundle_digest": digest, "rules": RULES})
+            books.record_verdict(digest, True, {"bundle_digest": digest, "rules": RULES})
         if number == 1:
-            Promotion(warehouse, registry).bootstrap(version)
+            Promotion(books, registry).bootstrap(version)
     return root
 
 
@@ -58,3 +59,19 @@ def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MISS_HOME", str(tmp_path / "empty"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "empty"
+
+
+@pytest.fixture
+def miss(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Miss:
+    """Run `miss` in this process."""
+    from orchestration import cli
+
+    monkeypatch.delenv("MISS_DEBUG", raising=False)
+
+    def run(*arguments: object) -> Said:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main([str(each) for each in arguments])
+        return Said(int(left.value.code or 0), *capsys.readouterr())
+
+    return run

@@ -7,16 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from terminal import Miss
 from tiny_bundle import BEAM, ITEM_IDS, N_ITEMS, USER_IDS
 
 from model.errors import BadInput, NotReady, Refused
 from model.files import read_json
-from orchestration import cli
 
 COMMANDS = [
     "demo",
@@ -34,36 +32,6 @@ COMMANDS = [
     "doctor",
 ]
 
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    def sentence(self) -> str:
-        """The error, which must be one line and nothing else."""
-        assert self.out == ""
-        assert "Traceback" not in self.err
-        assert self.err.startswith("miss: ")
-        assert self.err.count("\n") == 1
-        return self.err
-
-
-@pytest.fixture
-def miss(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Said]:
-    """Run `miss` in this process."""
-    monkeypatch.delenv("MISS_DEBUG", raising=False)
-
-    def run(*arguments: object) -> Said:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            cli.main([str(each) for each in arguments])
-        return Said(int(left.value.code or 0), *capsys.readouterr())
-
-    return run
-
-
-Miss = Callable[..., Said]
 
 # -- help and usage ------------------------------------------------------------------------------------------------------
 
@@ -276,50 +244,7 @@ def test_an_alias_moved_by_hand_to_what_was_not_judged_is_not_served(miss: Miss,
     assert "put back" in said.err
 
 
-# -- doctor and defects --------------------------------------------------------------------------------------------------
-
-
-def test_doctor_finds_nothing_wrong(miss: Miss, home: Path) -> None:
-    said = miss("doctor", "--json")
-    told = json.loads(said.out)
-    assert told["ok"] is (said.code == 0)
-    by_name = {check["name"]: check for check in told["checks"]}
-    assert {name: by_name[name]["status"] for name in ("disk", "mlflow", "champion")} == dict.fromkeys(
-        ("disk", "mlflow", "champion"), "ok"
-    )
-    assert "golden requests answered" in by_name["champion"]["detail"]
-    assert by_name["warehouse"]["status"] == by_name["artifacts"]["status"] == "todo"
-
-
-def test_doctor_tells_of_a_broken_warehouse(miss: Miss, home: Path) -> None:
-    (home / "warehouse.duckdb").write_bytes(b"not a database" * 1000)
-    said = miss("doctor")
-    assert said.code == 1
-    assert "not a DuckDB file" in next(line for line in said.out.splitlines() if line.startswith("bad   warehouse"))
-
-
-def test_what_is_stale() -> None:
-    from assets.stores.artifacts import Artifact
-    from orchestration.commands.doctor import stale
-
-    def made(asset: str, version: str, **inputs: str) -> Artifact:
-        return Artifact(asset=asset, path=Path(), key="", data_version=version, meta={"artifact": {"inputs": inputs}})
-
-    current = {
-        each.asset: each
-        for each in (
-            made("items", "i2", items="w1"),
-            made("text", "t1", items="i2"),
-            made("tree", "r1", text="t0"),
-            made("model", "m1", tree="r1", encoder="e"),
-        )
-    }
-    assert stale(current, {}, {"items": "w1"}) == {}
-    assert stale(current, {"t0": "text"}, {"items": "w1"}) == {
-        "tree": "made from an older text",
-        "model": "made from tree",
-    }
-    assert set(stale(current, {}, {"items": "w2"})) == {"items", "text"}
+# -- defects -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_defect_is_one_sentence_with_the_place_of_its_traceback(
