@@ -1,4 +1,4 @@
-"""From graph to champion: the bundle, its registration, the gate's verdict, and the home's first promotion."""
+"""From graph to candidate: the bundle, its registration as a model version, and the gate's verdict."""
 
 import shutil
 from pathlib import Path
@@ -68,7 +68,14 @@ def candidate(
     artifact, reused = stores.artifacts.produce(
         "candidate", code_version="2", config={}, inputs=dict(made), build=build
     )
-    version = log_run(stores, artifact, made, dagster_run_id=context.run_id, log=context.log.info)
+    version = log_run(
+        stores,
+        artifact,
+        made,
+        dagster_run_id=context.run_id,
+        trained_by=_trained_by(context, stores),
+        log=context.log.info,
+    )
     run_id = stores.registry.version(version).run_id
     context.instance.add_run_tags(context.run_id, {"mlflow/run_id": run_id})
     return materialized(
@@ -86,24 +93,8 @@ def gate(context: dg.AssetCheckExecutionContext, stores: Stores, candidate: Arti
     return dg.AssetCheckResult(passed=verdict["passed"], metadata={"rules": dg.MetadataValue.json(rules)})
 
 
-@dg.asset(group_name=GROUP, code_version="1", kinds={"mlflow"})
-def champion(context: dg.AssetExecutionContext, stores: Stores, candidate: Artifact) -> dg.MaterializeResult[None]:
-    """Promote a home's first candidate that passes the gate; later ones wait for `miss promote`."""
-    from assets.promotion import Promotion
-
-    registry = stores.registry
-    registered = registry.find(candidate.data_version)
-    if registered is None:
-        raise dg.Failure(f"the bundle {candidate.data_version[:16]} is not registered; materialize candidate again")
-    first = Promotion(stores.books, registry).bootstrap(registered.version)
-    now = registry.by_alias("champion")
-    if first is None:
-        context.log.info(f"version {registered.version} waits as challenger: `miss promote {registered.version}`")
-    return dg.MaterializeResult(
-        metadata={
-            "champion_version": now.version if now else "none",
-            "challenger_waits": first is None,
-            "bundle_digest": now.digest if now else "",
-        },
-        data_version=dg.DataVersion(now.digest if now else "none"),
-    )
+def _trained_by(context: dg.AssetExecutionContext, stores: Stores) -> str:
+    """The schedule or sensor that started the run, else who runs this process."""
+    tags = context.run.tags
+    kinds = {"schedule": "dagster/schedule_name", "sensor": "dagster/sensor_name"}
+    return next((f"{kind} {tags[tag]}" for kind, tag in kinds.items() if tag in tags), stores.settings.actor)

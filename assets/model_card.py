@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from assets.stores.artifacts import Artifact
-from assets.stores.registry import Registry
+from assets.stores.registry import TRAINED_BY, Registry
 from assets.stores.resource import Stores
 from model.files import read_json
 
 
 def log_run(
-    stores: Stores, bundle: Artifact, made: Mapping[str, Artifact], *, dagster_run_id: str, log: Callable[[str], None]
+    stores: Stores,
+    bundle: Artifact,
+    made: Mapping[str, Artifact],
+    *,
+    dagster_run_id: str,
+    trained_by: str,
+    log: Callable[[str], None],
 ) -> str:
     """Register the bundle once, with a run that tells how it came about; returns the model version.
 
     The MLflow run carries the Dagster run's id as tag `dagster/run_id`; the Dagster run gets the MLflow run's id as tag
-    `mlflow/run_id`. A bundle that is registered already keeps its run.
+    `mlflow/run_id`. A bundle that is registered already keeps its run, and who trained it.
     """
     registry = stores.registry
     known = registry.find(bundle.data_version)
@@ -48,7 +54,9 @@ def log_run(
             run.log_file(path, "evaluation/per_user")
         run.log_dict("evaluation/evaluation.json", report)
         run.log_dict("lineage.json", {name: artifact.data_version for name, artifact in made.items()})
-        version = registry.register(bundle.path, run_id=run.run_id, tags={"dagster/run_id": dagster_run_id})
+        version = registry.register(
+            bundle.path, run_id=run.run_id, tags={"dagster/run_id": dagster_run_id, TRAINED_BY: trained_by}
+        )
     registry.describe(version, card(registry, report, made))
     log(f"registered version {version} (bundle {bundle.data_version[:16]}, MLflow run {run.run_id})")
     return version

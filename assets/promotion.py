@@ -4,7 +4,7 @@
 - `rollback` goes to `previous` at once; running it twice goes back again, running it again after a kill does not.
 - Everything starts by finishing what a kill left (`assets.stores.champion`), under one lock; refusals are in the ledger too.
 
-Not covered: the gate that writes verdicts, who may approve.
+Not covered: the gate that writes verdicts; what reviewers say in MLflow (`assets.review`).
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ __all__ = ["Promotion", "status"]
 class Promotion:
     """Moves `champion` and `previous` of a registry and keeps the ledger; `now` is the clock of the verdicts' age."""
 
-    def __init__(self, books: Books, registry: Registry, *, now: Callable[[], datetime] = utc_now) -> None:
-        self.registry = registry
-        self.champion = Champion(books, registry, now=now)
+    def __init__(
+        self, books: Books, registry: Registry, *, two_people: bool = False, now: Callable[[], datetime] = utc_now
+    ) -> None:
+        self.books, self.registry = books, registry
+        self.champion = Champion(books, registry, two_people=two_people, now=now)
 
     def promote(self, version: str, *, actor: str, reason: str) -> ModelVersionInfo:
         """Make `version` champion, the champion before it `previous`; nothing happens where it is champion already.
@@ -73,9 +75,10 @@ class Promotion:
         return self.champion.reconcile()
 
     def _move(self, target: ModelVersionInfo, action: str, actor: str, reason: str) -> ModelVersionInfo:
-        objection = (
-            self.champion.objection(target, within=None) if action == "rollback" else self.champion.objection(target)
-        )
+        if action == "rollback":
+            objection = self.champion.objection(target, within=None)
+        else:
+            objection = self.champion.objection(target, by=actor if action == "promote" else None)
         if objection is not None:
             self.champion.refuse(target, actor=actor, why=objection)
         return self.champion.move(target, action=action, actor=actor, reason=reason)

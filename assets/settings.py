@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = ["Settings", "quiet_environment"]
@@ -38,6 +39,13 @@ def quiet_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
+
+
 class Settings(BaseSettings):
     """Where state lives and what is configured; paths are absolute once read."""
 
@@ -58,7 +66,20 @@ class Settings(BaseSettings):
     alignment: dict[str, Any] = Field(default_factory=dict, description="options of model.alignment.AlignmentConfig")
     tree: dict[str, Any] = Field(default_factory=dict, description="options of model.index_tree.TreeConfig")
     training: dict[str, Any] = Field(default_factory=dict, description="options of model.training.TrainingConfig")
+    require_two_people: bool = Field(default=False, description="whoever trained a version cannot promote it")
+    auto_promote: bool = Field(default=False, description="promote what passes the gate, without a reviewer")
+    actor: str = Field(
+        default_factory=_user, description="who this process works for, as the ledger and MLflow name them"
+    )
     model_name: str = Field(default="miss-retrieval", description="registered model in MLflow")
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if self.require_two_people and self.auto_promote:
+            raise ValueError(
+                "MISS_AUTO_PROMOTE promotes without anybody, MISS_REQUIRE_TWO_PEOPLE asks for two: set one of them"
+            )
+        return self
 
     @property
     def root(self) -> Path:

@@ -16,9 +16,13 @@ from assets.stores.registry import CHAMPION, ModelVersionInfo
 from assets.stores.resource import Stores
 from model.errors import NotReady
 from model.files import MANIFEST, read_json, read_npz
+from model.histories import Histories
 from model.index_tree import IndexTree, check_tree
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from model.evaluation import Evaluation
 
 
@@ -42,6 +46,7 @@ def bundle_bytes(bundle: Path) -> int:
 
 def judge_bundle(stores: Stores, candidate: Artifact, *, log: Callable[[str], None]) -> dict[str, Any]:
     """Judge the registered bytes of a candidate against baselines and champion; records and returns the verdict."""
+    from assets.bundle_contract import contract_rules
     from assets.evaluation import saved_evaluations
     from model.gate import GateConfig, Measured, Rule, judge
 
@@ -83,7 +88,8 @@ def judge_bundle(stores: Stores, candidate: Artifact, *, log: Callable[[str], No
         baselines=baselines,
         champion_digest=None if champion is None or current is None else current.digest,
         champion=champion,
-        extra=(fresh,),
+        slices=_slices(stores, own),
+        extra=(fresh, *contract_rules(bundle)),
         # on a small catalogue everybody finds the target among fifty: a twentieth of it still tells retrievers apart
         config=GateConfig(k=min(GateConfig.k, max(5, tree.n_items // 20))),
     )
@@ -93,6 +99,17 @@ def judge_bundle(stores: Stores, candidate: Artifact, *, log: Callable[[str], No
     for rule in verdict.rules:
         log(f"{'pass' if rule.passed else 'FAIL'}  {rule.sentence()}")
     return document
+
+
+def _slices(stores: Stores, own: Evaluation) -> dict[str, NDArray[np.bool_]]:
+    """Evaluated users by the length of their history and by their target's popularity."""
+    from model.evaluation import length_slices, popularity_slices
+
+    histories = stores.artifacts.current("training_histories")
+    test = evaluation_set(histories, own.split)
+    lengths = {f"history of {name}": mask for name, mask in length_slices(test).items()}
+    popular = popularity_slices(test.targets, Histories.load(histories.path / "train.npz").counts())
+    return lengths | {f"{name} items": mask for name, mask in popular.items()}
 
 
 def _on_todays_users(stores: Stores, rival: Path, bundle: Path, own: Evaluation) -> Evaluation:

@@ -7,7 +7,8 @@
   `Verdict.passed` is computed from the rules, on the way in from JSON as well.
 - Quality is Recall@50. Against the baselines the point estimate must be strictly higher, and the paired interval is noted.
   Against the champion, on the same users: point estimate not below 0, and the lower end of the paired 95 % bootstrap interval
-  (2,000 resamples) not below -1 % of the champion's value. The bundle that is champion already passes.
+  (2,000 resamples) not below -1 % of the champion's value; no slice of at least 100 users may lose more than 5 %. The bundle that
+  is champion already passes.
 - Latency has an absolute bound, and one relative to the champion measured in the same run, with a few ms of slack for the clock.
 - Not covered here: age of a verdict, who approved, and the checks of the data contract; rules made elsewhere join through `extra`.
 """
@@ -54,6 +55,10 @@ class GateConfig:
     """Size of the bundle."""
     max_growth: float = 1.1
     """Latency and size relative to the champion's."""
+    max_slice_loss: float = 0.05
+    """Share of the champion's recall that any slice of users may lose."""
+    min_slice_users: int = 100
+    """Smaller slices make no rule: their recall moves by more than that from one seed to the next."""
     latency_slack_ms: float = 2.0
     """Added to the relative bound: what two measurements of the same bundle differ by."""
 
@@ -308,6 +313,24 @@ def _champion_rules(candidate: Measured, champion: Measured, config: GateConfig)
     ]
 
 
+def _slice_rules(
+    candidate: Measured, champion: Measured, slices: Mapping[str, NDArray[np.bool_]], config: GateConfig
+) -> list[Rule]:
+    """No slice of users may lose more than `max_slice_loss` of what the champion finds for it."""
+    ours, theirs = (_hits(each.evaluation, config.k) for each in (candidate, champion))
+    rules = []
+    for name, mask in slices.items():
+        users = int(mask.sum())
+        if users < config.min_slice_users:
+            continue
+        whole = ours is not None and theirs is not None and len(ours) == len(theirs) == len(mask)
+        value, baseline = (float(each[mask].mean()) if whole and each is not None else None for each in (ours, theirs))
+        bound = None if baseline is None else (1 - config.max_slice_loss) * baseline
+        note = f"{users} users" if whole else f"{users} users, not those that were evaluated"
+        rules.append(_at_least(f"recall_{config.k}_of_{_slug(name)}", value, bound, baseline=baseline, note=note))
+    return rules
+
+
 def judge(
     bundle_digest: str,
     candidate: Measured,
@@ -318,6 +341,7 @@ def judge(
     baselines: Sequence[Evaluation],
     champion_digest: str | None = None,
     champion: Measured | None = None,
+    slices: Mapping[str, NDArray[np.bool_]] | None = None,
     extra: Sequence[Rule] = (),
     config: GateConfig | None = None,
 ) -> Verdict:
@@ -326,6 +350,7 @@ def judge(
     tree: the report of `index_tree.check_tree`. parity: {"max_abs_score_error", "topk_equal_share", "histories"}. baselines:
     evaluations on the candidate's users; those of `config.must_beat` make rules, others are left to the table.
     champion_digest: None only where the home has no champion; `champion` holds its figures on the same users, in the same run.
+    slices: name -> (E,) mask of evaluated users, none of which may lose more than a little against the champion.
     extra: rules applied elsewhere (data contract, fresh process). Raises BadInput for an empty digest.
     """
     config = config or GateConfig()
@@ -353,6 +378,7 @@ def judge(
         # a champion that could not be measured is no reason to skip its rules: they fail
         absent = Measured(evaluation=None, latency_ms=None, bundle_bytes=None)
         rules += _champion_rules(candidate, champion or absent, config)
+        rules += _slice_rules(candidate, champion or absent, slices or {}, config)
     return Verdict(
         bundle_digest=bundle_digest, created_at=created_at, champion_digest=champion_digest, rules=(*rules, *extra)
     )

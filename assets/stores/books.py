@@ -20,7 +20,8 @@ from model.files import canonical_json, digest_json
 
 __all__ = ["ACTIONS", "Books", "check_chain", "entry_hash"]
 
-ACTIONS = ("bootstrap", "promote", "rollback", "refuse")
+ACTIONS = ("bootstrap", "promote", "rollback", "refuse", "restore")
+"""What made a champion, what was asked for and refused, and an alias that a hand had moved and that was put back."""
 FIELDS = ("seq", "at", "actor", "action", "version", "bundle_digest", "reason", "previous")
 """What a row's hash is about; `previous` is the hash of the row before it, "" for the first."""
 

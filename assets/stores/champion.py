@@ -6,6 +6,8 @@
   takes the note away. Killed at any point, the next `reconcile` finishes it with the note's actor and reason.
 - An alias that somebody moved by hand in MLflow is an approval where the verdict for exactly that bundle is good and
   fresh: it gets its row. Otherwise it is put back, with a row that says so.
+- Where two people are required, whoever trained a version cannot promote it, and an alias moved in MLflow, which does not say by
+  whom, counts only with a name in the version's tag `review_by`. A home's first champion and a rollback need no second person.
 - A verdict counts for one bundle digest, when it passed in every rule and is at most seven days old. Going back to a
   version that was champion before asks for a passing verdict of any age: a rollback must not wait for a gate.
 
@@ -20,14 +22,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from assets.stores.books import Books, check_chain
-from assets.stores.registry import CHALLENGER, CHAMPION, PREVIOUS, ModelVersionInfo, Registry
+from assets.stores.registry import CHALLENGER, CHAMPION, PREVIOUS, REVIEW_BY, TRAINED_BY, ModelVersionInfo, Registry
 from model.errors import BadInput, Corrupt, NotReady, Refused
 
-__all__ = ["EXPIRES_AFTER", "LEDGER_ROW", "Champion", "utc_now"]
+__all__ = ["EXPIRES_AFTER", "LEDGER_ROW", "MOVES", "NOBODY", "RESTORE", "Champion", "utc_now"]
 
 EXPIRES_AFTER = timedelta(days=7)
-MOVES = ("bootstrap", "promote", "rollback")
+MOVES, RESTORE = ("bootstrap", "promote", "rollback"), "restore"
 NOTE = "promotion/unfinished"
+NOBODY = "mlflow"
+"""The ledger's actor where MLflow does not say who moved an alias."""
 LEDGER_ROW = "ledger/row"
 """Tag of a version: number and hash of the newest ledger row that is about it, so that a ledger cut off or replaced shows."""
 
@@ -45,17 +49,27 @@ def _utc(text: str) -> datetime:
 class Champion:
     """The aliases of `registry` under the rules above; every method holds the registry's lock."""
 
-    def __init__(self, books: Books, registry: Registry, *, now: Callable[[], datetime] = utc_now) -> None:
-        self.books, self.registry, self.now = books, registry, now
+    def __init__(
+        self, books: Books, registry: Registry, *, two_people: bool = False, now: Callable[[], datetime] = utc_now
+    ) -> None:
+        self.books, self.registry, self.two_people, self.now = books, registry, two_people, now
 
     def moves(self) -> list[dict[str, Any]]:
         """The ledger's rows that made a champion, oldest first."""
         return [row for row in self.books.ledger() if row["action"] in MOVES]
 
     def objection(
-        self, target: ModelVersionInfo, *, at: datetime | None = None, within: timedelta | None = EXPIRES_AFTER
+        self,
+        target: ModelVersionInfo,
+        *,
+        by: str | None = None,
+        at: datetime | None = None,
+        within: timedelta | None = EXPIRES_AFTER,
     ) -> str | None:
-        """Why `target` may not be champion (by the verdict `at` a time, now by default), as a clause; None where it may."""
+        """Why `target` may not be champion (by the verdict `at` a time, now by default), as a clause; None where it may.
+
+        by: who approves it; None where nobody has to.
+        """
         gate = "run `miss materialize` to have it judged"
         if not target.digest:
             return f"version {target.version} was not registered as a bundle and has no digest; {gate}"
@@ -75,7 +89,21 @@ class Champion:
         if within is not None and (at or self.now()) - created > within:
             told = f"{created:%Y-%m-%d %H:%M}"
             return f"the verdict of version {target.version} of {told} UTC is older than {within.days} days; {gate}"
-        return None
+        return None if by is None or not self.two_people else self._second_person(target, by)
+
+    @staticmethod
+    def _second_person(target: ModelVersionInfo, by: str) -> str | None:
+        trainer, asked = (
+            target.tags.get(TRAINED_BY),
+            "and MISS_REQUIRE_TWO_PEOPLE asks for another person than who trained it",
+        )
+        if not trainer:
+            return f"version {target.version} does not say who trained it, {asked}; train it again"
+        if by in ("", NOBODY):
+            return (
+                f"MLflow does not say who approved version {target.version}, {asked}; put a name in its tag {REVIEW_BY}"
+            )
+        return f"{by} trained version {target.version}, {asked}; ask somebody else" if by == trainer else None
 
     def check_ledger(self) -> int:
         """Rows of the ledger, all checked; `Corrupt` where one is not what was appended, or one that MLflow tells of is missing."""
@@ -114,7 +142,7 @@ class Champion:
     def reconcile(self) -> dict[str, str] | None:
         """Bring aliases and ledger together; None where they were, else {"action", "version", "actor", "reason"}.
 
-        The action is the one that was finished, or "refuse" where an alias was put back.
+        The action is the one that was finished, or "restore" where an alias was put back.
         """
         with self.registry.lock():
             rows = self.moves()
@@ -163,7 +191,8 @@ class Champion:
         self, champion: ModelVersionInfo | None, note: dict[str, str], rows: list[dict[str, Any]]
     ) -> dict[str, str] | None:
         told = self._holds(rows[-1]) if rows else None
-        by_hand = {"actor": "mlflow", "reason": f"alias {CHAMPION} was moved by hand", "at": self.now().isoformat()}
+        hand = (champion.tags.get(REVIEW_BY) if champion else "") or NOBODY
+        by_hand = {"actor": hand, "reason": f"alias {CHAMPION} was moved by hand", "at": self.now().isoformat()}
         if champion is None:
             if told is None:  # another registry than the ledger's: nothing to go back to
                 return None
@@ -174,7 +203,8 @@ class Champion:
             if not note or note["from"] != (str(rows[-1]["version"]) if rows else ""):
                 note = by_hand | {"action": "rollback" if back else "promote" if rows else "bootstrap"}
             within = None if note["action"] == "rollback" and back else EXPIRES_AFTER
-            why = self.objection(champion, at=_utc(note["at"]), within=within) or ""
+            by = note["actor"] if note["action"] == "promote" else None
+            why = self.objection(champion, by=by, at=_utc(note["at"]), within=within) or ""
             if not why:
                 done = {name: note[name] for name in ("action", "actor", "reason")}
                 self._row(champion, **done)
@@ -186,8 +216,8 @@ class Champion:
             self.registry.set_alias(CHAMPION, told.version)
         moved = champion or told
         assert moved is not None
-        self._row(moved, action="refuse", actor=by_hand["actor"], reason=why)
-        return {"action": "refuse", "actor": by_hand["actor"], "reason": why, "version": moved.version}
+        self._row(moved, action=RESTORE, actor=by_hand["actor"], reason=why)
+        return {"action": RESTORE, "actor": by_hand["actor"], "reason": why, "version": moved.version}
 
     def _tidy(self) -> None:
         """What follows from the ledger: `previous`, the tag of the row, no challenger that is champion; at last the note goes."""

@@ -37,9 +37,22 @@ from model.files import MANIFEST, verify_dir
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelVersionInfo", "Registry", "RunHandle"]
+__all__ = [
+    "CHALLENGER",
+    "CHAMPION",
+    "PREVIOUS",
+    "REVIEW",
+    "REVIEW_BY",
+    "REVIEW_REASON",
+    "TRAINED_BY",
+    "ModelVersionInfo",
+    "Registry",
+    "RunHandle",
+]
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+TRAINED_BY, REVIEW, REVIEW_BY, REVIEW_REASON = "trained_by", "review", "review_by", "review_reason"
+"""Tags of a version: who trained it; what a reviewer says in MLflow ("approved"), who that is, and why."""
 DIGEST_TAG = "bundle_digest"
 DESCRIPTION_LENGTH = 5000  # what MLflow's column holds; PostgreSQL refuses more
 LOCK_WAIT_S = 600.0

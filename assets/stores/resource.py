@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets.promotion import Promotion
 from assets.settings import Settings
 from assets.stores.artifacts import ArtifactStore
 from assets.stores.books import Books
@@ -45,6 +46,11 @@ class Stores(dg.ConfigurableResource):
         """MLflow."""
         settings = self.settings
         return Registry(settings.tracking_uri, settings.model_name, settings.root / "mlflow-artifacts")
+
+    @property
+    def promotion(self) -> Promotion:
+        """What moves the champion."""
+        return Promotion(self.books, self.registry, two_people=self.settings.require_two_people)
 
     @property
     def encoder_cache(self) -> Path:

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from serving.engine import Engine
 
 __all__ = [
-    "actor",
     "books_of",
     "champion_bundle",
     "champion_engine",
@@ -60,6 +58,8 @@ def settings() -> Settings:
         found = Settings()
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # about several of them together
+            raise BadInput(str(first["msg"]).removeprefix("Value error, ")) from error
         name = "MISS_" + "__".join(str(part).upper() for part in first["loc"])
         raise BadInput(f"{name} = {first['input']!r} is not usable: {first['msg'].lower()}") from error
     except SettingsError as error:
@@ -94,7 +94,7 @@ def promotion_of(home: Settings) -> Promotion:
     """What moves the champion of a home."""
     from assets.promotion import Promotion
 
-    return Promotion(books_of(home), registry_of(home))
+    return Promotion(books_of(home), registry_of(home), two_people=home.require_two_people)
 
 
 def champion_bundle(home: Settings) -> tuple[ModelVersionInfo, Path]:
@@ -125,16 +125,6 @@ def champion_engine(home: Settings) -> Engine:
 
     version, folder = champion_bundle(home)
     return Engine(folder, version=version.version)
-
-
-def actor() -> str:
-    """Who is at the keyboard, for the ledger."""
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return f"uid {os.getuid()}"
 
 
 def project_file(name: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from model.errors import BadInput, NotReady
-from orchestration.commands.home import actor, books_of, print_json, promotion_of, registry_of, settings, warehouse_of
+from orchestration.commands.home import books_of, print_json, promotion_of, registry_of, settings, warehouse_of
 
 __all__ = ["history", "promote", "rollback", "status"]
 
@@ -63,7 +63,8 @@ def promote(version: str | None, reason: str) -> None:
     """Make a version champion, the challenger where none is named."""
     from assets.stores.registry import CHALLENGER
 
-    reason, promotion = _reason(reason), promotion_of(settings())
+    reason, home = _reason(reason), settings()
+    promotion = promotion_of(home)
     if version is None:
         waiting = promotion.registry.by_alias(CHALLENGER)
         if waiting is None:
@@ -71,13 +72,14 @@ def promote(version: str | None, reason: str) -> None:
                 "no challenger waits for promotion; run `miss materialize`, or name a version from `miss history`"
             )
         version = waiting.version
-    _print_champion(promotion, promotion.promote(version, actor=actor(), reason=reason))
+    _print_champion(promotion, promotion.promote(version, actor=home.actor, reason=reason))
 
 
 def rollback(reason: str) -> None:
     """Make the version before the champion champion again."""
-    reason, promotion = _reason(reason), promotion_of(settings())
-    _print_champion(promotion, promotion.rollback(actor=actor(), reason=reason))
+    reason, home = _reason(reason), settings()
+    promotion = promotion_of(home)
+    _print_champion(promotion, promotion.rollback(actor=home.actor, reason=reason))
 
 
 def _print_champion(promotion: Any, now: Any) -> None:

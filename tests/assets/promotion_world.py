@@ -10,7 +10,7 @@ from typing import Any
 
 from assets.promotion import Promotion
 from assets.stores.books import entry_hash
-from assets.stores.registry import CHALLENGER, ModelVersionInfo
+from assets.stores.registry import CHALLENGER, TRAINED_BY, ModelVersionInfo
 from model.errors import BadInput
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -91,10 +91,10 @@ class World:
 
     # what happens around
 
-    def add(self, version: str, *, passed: bool | None = True) -> str:
-        digest = version * 64
+    def add(self, version: str, *, passed: bool | None = True, trained_by: str = "the schedule") -> str:
+        digest, tags = version * 64, {TRAINED_BY: trained_by}
         self.held[version] = ModelVersionInfo(
-            version=version, digest=digest, run_id="r", tags={}, aliases=(), description="", created_at=0.0
+            version=version, digest=digest, run_id="r", tags=tags, aliases=(), description="", created_at=0.0
         )
         self.names[CHALLENGER] = version
         if passed is not None:
@@ -112,8 +112,8 @@ class World:
             "document": document,
         }
 
-    def promotion(self) -> Promotion:
-        return Promotion(self, self, now=lambda: self.clock)  # type: ignore[arg-type]
+    def promotion(self, *, two_people: bool = False) -> Promotion:
+        return Promotion(self, self, two_people=two_people, now=lambda: self.clock)  # type: ignore[arg-type]
 
     def story(self) -> list[tuple[str, str, str]]:
         return [(row["action"], row["version"], row["actor"]) for row in self.rows]

@@ -16,7 +16,7 @@ from promotion_world import RULES, Killed, World
 
 from assets.promotion import Promotion, status
 from assets.stores.books import Books
-from assets.stores.champion import LEDGER_ROW, NOTE
+from assets.stores.champion import LEDGER_ROW, MOVES, NOTE, RESTORE
 from assets.stores.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
 from assets.stores.warehouse import Warehouse
 from model.errors import BadInput, Corrupt, NotReady, Refused
@@ -227,7 +227,7 @@ def test_an_alias_moved_by_hand_is_an_approval_only_with_a_good_verdict(world: W
     world.names[CHAMPION] = world.add("3", passed=None)
     done = world.promotion().reconcile()
     assert done is not None
-    assert (done["action"], done["version"]) == ("refuse", "3")
+    assert (done["action"], done["version"]) == (RESTORE, "3")
     assert "put back: there is no verdict" in done["reason"]
     assert world.names == {CHAMPION: "2", PREVIOUS: "1", CHALLENGER: "3"}
     del world.names[CHAMPION]
@@ -241,7 +241,7 @@ def test_an_alias_moved_by_hand_is_an_approval_only_with_a_good_verdict(world: W
     assert done is not None
     assert done["action"] == "rollback"
     assert world.names[PREVIOUS] == "2"
-    assert [row["action"] for row in world.rows] == ["bootstrap", "promote", "refuse", "refuse", "rollback"]
+    assert [row["action"] for row in world.rows] == ["bootstrap", "promote", RESTORE, RESTORE, "rollback"]
 
 
 def test_a_first_champion_set_by_hand_without_a_verdict_is_taken_away() -> None:
@@ -249,7 +249,7 @@ def test_a_first_champion_set_by_hand_without_a_verdict_is_taken_away() -> None:
     world.names[CHAMPION] = world.add("1", passed=None)
     done = world.promotion().reconcile()
     assert done is not None
-    assert done["action"] == "refuse"
+    assert done["action"] == RESTORE
     assert CHAMPION not in world.names
 
 
@@ -295,7 +295,7 @@ def test_no_sequence_of_events_ends_with_a_champion_that_never_passed(steps: lis
                 world.promotion().reconcile()
     world.fuse = -1
     world.promotion().reconcile()
-    moves = [row for row in world.rows if row["action"] != "refuse"]
+    moves = [row for row in world.rows if row["action"] in MOVES]
     assert all(world.verdicts[row["bundle_digest"]]["passed"] for row in moves)
     assert world.names.get(CHAMPION) == (moves[-1]["version"] if moves else None)
     assert world.names.get(PREVIOUS) == (moves[-2]["version"] if len(moves) > 1 else None)
@@ -349,5 +349,5 @@ def test_on_real_stores_a_kill_between_alias_and_ledger_is_finished(
     registry.set_alias(CHAMPION, third)
     done = promotion.reconcile()
     assert done is not None
-    assert done["action"] == "refuse"
+    assert done["action"] == RESTORE
     assert registry.aliases() == {CHAMPION: "2", PREVIOUS: "1", CHALLENGER: third}

@@ -178,6 +178,27 @@ def test_a_difference_nobody_can_be_sure_of_fails_at_its_lower_end() -> None:
     assert failed(candidate=figures(evaluation=mixed), champion=figures(evaluation=theirs)) == {"recall_50_low95"}
 
 
+def test_no_slice_of_users_pays_for_the_others() -> None:
+    found = np.arange(USERS) % 2 == 0  # by the champion: every second user
+    halves = {"short histories": np.arange(USERS) < USERS // 2, "long histories": np.arange(USERS) >= USERS // 2}
+
+    def of(hits: np.ndarray) -> Measured:
+        return figures(evaluation=replace(evaluated("a", 0.5), ranks=hits.astype(np.int32)))
+
+    lost = found.copy()
+    lost[:8] = False  # 4 of the 50 found among short histories
+    lost[USERS // 2 :] = True
+    champion = of(found)
+    assert failed(candidate=of(lost), champion=champion) == set()
+    assert failed(candidate=of(lost), champion=champion, slices=halves) == {"recall_50_of_short_histories"}
+    lost[:4] = found[:4]  # 2 of them: within the five per cent
+    assert failed(candidate=of(lost), champion=champion, slices=halves) == set()
+    few = {"a few": np.arange(USERS) < 99}
+    assert "recall_50_of_a_few" not in {rule.name for rule in verdict(slices=few).rules}, "99 users tell too little"
+    assert failed(slices={"others": np.ones(USERS + 50, bool)}) == {"recall_50_of_others"}
+    assert failed(slices=halves, champion=None) == VERSUS | {f"recall_50_of_{n.replace(' ', '_')}" for n in halves}
+
+
 @pytest.mark.parametrize(
     "other",
     [

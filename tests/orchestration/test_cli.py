@@ -150,6 +150,16 @@ def test_settings_that_cannot_be_used(
     assert "MISS_BAD_IMAGES = 'explode'" in said.sentence()
 
 
+def test_settings_that_contradict_each_other_are_told(
+    miss: Miss, empty_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MISS_AUTO_PROMOTE", "1")
+    monkeypatch.setenv("MISS_REQUIRE_TWO_PEOPLE", "1")
+    said = miss("status")
+    assert said.code == BadInput.exit_code
+    assert "MISS_AUTO_PROMOTE promotes without anybody, MISS_REQUIRE_TWO_PEOPLE asks for two" in said.sentence()
+
+
 # -- a home with a champion ----------------------------------------------------------------------------------------------
 
 

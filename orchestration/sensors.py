@@ -1,0 +1,34 @@
+"""What starts a run by itself."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from assets.champion import rows_seen
+from assets.review import waiting
+from assets.stores.resource import Stores
+from model.files import digest_json
+
+__all__ = ["reviews"]
+
+PROMOTION = "promotion"
+
+
+@dg.sensor(
+    job_name=PROMOTION,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="carries out what a reviewer decided in MLflow: tag review=approved, or the alias champion moved",
+)
+def reviews(context: dg.SensorEvaluationContext, stores: Stores) -> dg.RunRequest | dg.SkipReason:
+    """Asks for a run of `champion` where there is something to decide; the run decides, this only looks."""
+    if not stores.registry.exists:
+        return dg.SkipReason("nothing is registered yet")
+    found = waiting(stores.promotion, seen=rows_seen(context.instance))
+    if not found["reasons"]:
+        return dg.SkipReason("no approval waits, and aliases and ledger agree")
+    # the same state is looked at once an hour, should the run for it have failed
+    key = digest_json(found | {"hour": datetime.now(UTC).strftime("%Y-%m-%dT%H")})
+    return dg.RunRequest(run_key=key, tags={"miss/reason": "; ".join(found["reasons"])[:250]})
