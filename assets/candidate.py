@@ -28,7 +28,7 @@ def candidate(
     retrieval_onnx: Artifact,
 ) -> dg.MaterializeResult[Artifact]:
     """One folder with all that serving needs, registered in MLflow as `challenger`; its digest is its identity."""
-    from assets.model_card import log_run
+    from assets.release.registration import log_run
 
     made = {
         "items": items,
@@ -85,12 +85,17 @@ def candidate(
 
 @dg.asset_check(asset=candidate, blocking=True, description="the gate: may this bundle be served?")
 def gate(context: dg.AssetCheckExecutionContext, stores: Stores, candidate: Artifact) -> dg.AssetCheckResult:
-    """Judge the bundle, write the verdict for its digest into the books."""
-    from assets.verdict import judge_bundle
+    """Judge the bundle, write the verdict for its digest into the books, and all a reviewer asks onto its page in MLflow."""
+    from assets.release.model_card import write_card
+    from assets.release.verdict import judge_bundle
 
-    verdict = judge_bundle(stores, candidate, log=context.log.info)
-    rules = [{key: rule[key] for key in ("name", "value", "bound", "baseline", "passed")} for rule in verdict["rules"]]
-    return dg.AssetCheckResult(passed=verdict["passed"], metadata={"rules": dg.MetadataValue.json(rules)})
+    judged = judge_bundle(stores, candidate, log=context.log.info)
+    write_card(stores, candidate, judged)
+    rules = [
+        {key: rule[key] for key in ("name", "value", "bound", "baseline", "passed")}
+        for rule in judged.document["rules"]
+    ]
+    return dg.AssetCheckResult(passed=judged.document["passed"], metadata={"rules": dg.MetadataValue.json(rules)})
 
 
 def _trained_by(context: dg.AssetExecutionContext, stores: Stores) -> str:

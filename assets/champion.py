@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.review import carry_out
+from assets.release.review import carry_out
 from assets.stores.artifacts import Artifact
 from assets.stores.champion import RESTORE
 from assets.stores.resource import Stores

@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     actor: str = Field(
         default_factory=_user, description="who this process works for, as the ledger and MLflow name them"
     )
+    dagster_url: str = Field(
+        default="http://127.0.0.1:3000", description="where people open Dagster's UI, for links to it"
+    )
     model_name: str = Field(default="miss-retrieval", description="registered model in MLflow")
 
     @model_validator(mode="after")

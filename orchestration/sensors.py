@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from assets.champion import rows_seen
-from assets.review import waiting
+from assets.release.review import waiting
 from assets.stores.resource import Stores
 from model.files import digest_json
 

@@ -297,6 +297,15 @@ class Registry:
         if mlflow_name(name) in self.version(version).tags:
             self._client.delete_model_version_tag(self.model_name, str(version), mlflow_name(name))
 
+    def parameters(self, version: str) -> dict[str, str]:
+        """Parameters of a version's run, as text."""
+        run_id = self.version(version).run_id
+        return dict(self._client.get_run(run_id).data.params) if run_id else {}
+
+    def log_picture(self, version: str, name: str, png: bytes) -> None:
+        """A picture beside a version's run; `name` like "plots/gains.png"."""
+        RunHandle(run_id=self.version(version).run_id, client=self._client).log_figure_bytes(name, png)
+
     def describe(self, version: str, text: str) -> None:
         """Set a version's description (its model card, Markdown); what is too long for it is whole in the run's files."""
         RunHandle(run_id=self.version(version).run_id, client=self._client).log_text(f"model_card_{version}.md", text)

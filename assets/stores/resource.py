@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.promotion import Promotion
+from assets.release.promotion import Promotion
 from assets.settings import Settings
 from assets.stores.artifacts import ArtifactStore
 from assets.stores.books import Books

@@ -51,7 +51,7 @@ def materialize(select: str | None) -> None:
     home = settings()
     warehouse_of(home).catalogue()  # NotReady where there is nothing to make anything from
     _materialize(home, select)
-    from assets.promotion import status
+    from assets.release.promotion import status
 
     now = status(warehouse_of(home), books_of(home), registry_of(home))
     for alias in ("champion", "challenger"):
@@ -142,7 +142,7 @@ def lines(found: list[Recommended]) -> list[str]:
 
 def demo() -> None:
     """Everything, on the embedded catalogue: ingest, materialize, and what came of it."""
-    from assets.promotion import status
+    from assets.release.promotion import status
     from assets.sources.demo import DemoSource
 
     home = settings()

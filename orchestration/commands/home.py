@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from model.errors import BadInput, NotReady
 
 if TYPE_CHECKING:
-    from assets.promotion import Promotion
+    from assets.release.promotion import Promotion
     from assets.settings import Settings
     from assets.stores.books import Books
     from assets.stores.registry import ModelVersionInfo, Registry
@@ -92,7 +92,7 @@ def registry_of(home: Settings) -> Registry:
 
 def promotion_of(home: Settings) -> Promotion:
     """What moves the champion of a home."""
-    from assets.promotion import Promotion
+    from assets.release.promotion import Promotion
 
     return Promotion(books_of(home), registry_of(home), two_people=home.require_two_people)
 

@@ -12,7 +12,7 @@ __all__ = ["history", "promote", "rollback", "status"]
 
 def status(*, as_json: bool) -> None:
     """Champion, challenger and warehouse; reads only."""
-    from assets.promotion import status as look
+    from assets.release.promotion import status as look
 
     home = settings()
     found = look(warehouse_of(home), books_of(home), registry_of(home))

@@ -10,7 +10,7 @@ import pytest
 from terminal import Miss, Said
 from tiny_bundle import publish
 
-from assets.promotion import Promotion
+from assets.release.promotion import Promotion
 from assets.stores.books import Books
 from assets.stores.registry import Registry
 

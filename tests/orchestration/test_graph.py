@@ -223,7 +223,16 @@ with instance(settings) as found:
     assert metadata["model_version"] == "1"
     assert metadata["bundle_digest"] == tags["bundle_digest"]
     assert dagster_tags["mlflow/run_id"] == run_id
-    assert "Lineage" in card
+    for told in (
+        "passed the gate",
+        "against the baselines alone",
+        "| popularity |",
+        "contract_tree",
+        "Lineage",
+        tags["trained_by"],
+    ):
+        assert told in card
+    assert f"http://127.0.0.1:3000/runs/{tags['dagster/run_id']}" in card
 
 
 def logged(home: Path) -> dict[str, int]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from assets.promotion import Promotion
+from assets.release.promotion import Promotion
 from assets.stores.books import entry_hash
 from assets.stores.registry import CHALLENGER, TRAINED_BY, ModelVersionInfo
 from model.errors import BadInput

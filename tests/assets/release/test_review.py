@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from promotion_world import Killed, World
 
-from assets.review import REVIEW_ANSWER, carry_out, waiting
+from assets.release.review import REVIEW_ANSWER, carry_out, waiting
 from assets.stores.champion import NOBODY, RESTORE
 from assets.stores.registry import CHALLENGER, CHAMPION, PREVIOUS, REVIEW, REVIEW_BY, REVIEW_REASON
 from model.errors import Refused

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from promotion_world import RULES, Killed, World
 
-from assets.promotion import Promotion, status
+from assets.release.promotion import Promotion, status
 from assets.stores.books import Books
 from assets.stores.champion import LEDGER_ROW, MOVES, NOTE, RESTORE
 from assets.stores.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry

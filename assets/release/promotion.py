@@ -4,7 +4,7 @@
 - `rollback` goes to `previous` at once; running it twice goes back again, running it again after a kill does not.
 - Everything starts by finishing what a kill left (`assets.stores.champion`), under one lock; refusals are in the ledger too.
 
-Not covered: the gate that writes verdicts; what reviewers say in MLflow (`assets.review`).
+Not covered: the gate that writes verdicts; what reviewers say in MLflow (`assets.release.review`).
 """
 
 from __future__ import annotations

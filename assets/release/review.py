@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from assets.promotion import Promotion
+from assets.release.promotion import Promotion
 from assets.stores.champion import MOVES, NOBODY, RESTORE
 from assets.stores.registry import CHAMPION, REVIEW, REVIEW_BY, REVIEW_REASON, ModelVersionInfo
 from model.errors import Refused

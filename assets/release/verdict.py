@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,10 +45,28 @@ def bundle_bytes(bundle: Path) -> int:
     return sum(int(entry["bytes"]) for entry in read_json(bundle / MANIFEST)["files"].values())
 
 
-def judge_bundle(stores: Stores, candidate: Artifact, *, log: Callable[[str], None]) -> dict[str, Any]:
-    """Judge the registered bytes of a candidate against baselines and champion; records and returns the verdict."""
-    from assets.bundle_contract import contract_rules
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What was measured of one bundle, and the verdict on it."""
+
+    document: dict[str, Any]
+    """The verdict as it was recorded."""
+    version: ModelVersionInfo
+    """The model version that holds the bundle."""
+    own: Evaluation
+    """Per-user results of the bundle."""
+    rivals: dict[str, Evaluation]
+    """Of the champion, where there is another, and of the baselines, on the same users, by the name they go by."""
+    slices: dict[str, NDArray[np.bool_]]
+    """Name -> mask of evaluated users."""
+    champion: ModelVersionInfo | None
+    """The version it was held against."""
+
+
+def judge_bundle(stores: Stores, candidate: Artifact, *, log: Callable[[str], None]) -> Judged:
+    """Judge the registered bytes of a candidate against baselines and champion; records the verdict."""
     from assets.evaluation import saved_evaluations
+    from assets.release.bundle_contract import contract_rules
     from model.gate import GateConfig, Measured, Rule, judge
 
     registry = stores.registry
@@ -78,7 +97,7 @@ def judge_bundle(stores: Stores, candidate: Artifact, *, log: Callable[[str], No
             latency_ms=probe(rival)["p95_ms"],
             bundle_bytes=bundle_bytes(rival),
         )
-    tree = IndexTree.load(bundle / "tree.npz")
+    tree, slices = IndexTree.load(bundle / "tree.npz"), _slices(stores, own)
     verdict = judge(
         registered.digest,
         Measured(evaluation=own, latency_ms=probed["p95_ms"], bundle_bytes=bundle_bytes(bundle)),
@@ -88,7 +107,7 @@ def judge_bundle(stores: Stores, candidate: Artifact, *, log: Callable[[str], No
         baselines=baselines,
         champion_digest=None if champion is None or current is None else current.digest,
         champion=champion,
-        slices=_slices(stores, own),
+        slices=slices,
         extra=(fresh, *contract_rules(bundle)),
         # on a small catalogue everybody finds the target among fifty: a twentieth of it still tells retrievers apart
         config=GateConfig(k=min(GateConfig.k, max(5, tree.n_items // 20))),
@@ -98,7 +117,11 @@ def judge_bundle(stores: Stores, candidate: Artifact, *, log: Callable[[str], No
     registry.set_tags(registered.version, {"gate": "passed" if verdict.passed else "failed"})
     for rule in verdict.rules:
         log(f"{'pass' if rule.passed else 'FAIL'}  {rule.sentence()}")
-    return document
+    rivals = {each.retriever: each for each in baselines}
+    if champion is not None and champion.evaluation is not None and current is not None:
+        rivals = {f"champion, version {current.version}": champion.evaluation} | rivals
+    against = current if champion is not None else None
+    return Judged(document=document, version=registered, own=own, rivals=rivals, slices=slices, champion=against)
 
 
 def _slices(stores: Stores, own: Evaluation) -> dict[str, NDArray[np.bool_]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_bundle import N_ITEMS, publish
 
-from assets.bundle_contract import check_bundle, contract_rules
+from assets.release.bundle_contract import check_bundle, contract_rules
 from model.files import read_npz, write_npz
 
 

@@ -1,11 +1,11 @@
-"""What a reviewer finds in MLflow: one run a bundle, with parameters, curves, table, plots, lineage, and a model card."""
+"""A bundle becomes a model version: one MLflow run each, with parameters, curves, table, plots and lineage."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from assets.stores.artifacts import Artifact
-from assets.stores.registry import TRAINED_BY, Registry
+from assets.stores.registry import TRAINED_BY
 from assets.stores.resource import Stores
 from model.files import read_json
 
@@ -57,24 +57,6 @@ def log_run(
         version = registry.register(
             bundle.path, run_id=run.run_id, tags={"dagster/run_id": dagster_run_id, TRAINED_BY: trained_by}
         )
-    registry.describe(version, card(registry, report, made))
+    registry.describe(version, f"# {registry.model_name} on {report['dataset']}\n\nNot judged by the gate yet.")
     log(f"registered version {version} (bundle {bundle.data_version[:16]}, MLflow run {run.run_id})")
     return version
-
-
-def card(registry: Registry, report: Mapping[str, object], made: Mapping[str, Artifact]) -> str:
-    """Model card in Markdown."""
-    from model.evaluation import format_table
-
-    lines = [
-        f"# {registry.model_name} on {report['dataset']}",
-        "Tree index and scorer after MISS (CIKM 2025): short, collaborative and multi-modal readings of a user's whole history.",
-        "Histories are simulated; no figure here speaks of people." if report["simulated"] else "",
-        "## Test item, leave-one-out, full ranking",
-        format_table(dict(report)),
-        "## Lineage (data versions)",
-        *(f"- {name}: `{artifact.data_version[:16]}`" for name, artifact in made.items()),
-        "## Limits",
-        "Items without behaviors are placed by their content alone. A search finds at most `beam` items.",
-    ]
-    return "\n\n".join(line for line in lines if line)
