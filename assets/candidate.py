@@ -21,7 +21,7 @@ def candidate(
     context: dg.AssetExecutionContext,
     stores: Stores,
     items: Artifact,
-    behaviors: Artifact,
+    histories: Artifact,
     index_tree: Artifact,
     retrieval_model: Artifact,
     evaluation: Artifact,
@@ -32,7 +32,7 @@ def candidate(
 
     made = {
         "items": items,
-        "behaviors": behaviors,
+        "histories": histories,
         "index_tree": index_tree,
         "retrieval_model": retrieval_model,
         "evaluation": evaluation,
@@ -54,10 +54,10 @@ def candidate(
         table = pq.read_table(items.path / "items.parquet", columns=["item_id", "title", "categories"])
         texts = {n: np.array([t or "" for t in table.column(n).to_pylist()], dtype=np.str_) for n in table.column_names}
         write_npz(folder / "items.npz", texts)
-        histories = Histories.load(behaviors.path / "histories.npz")
-        write_npz(folder / "popularity.npz", {"counts": histories.counts()})
-        users = read_npz(behaviors.path / "users.npz")
-        write_npz(folder / "histories.npz", users | {"offsets": histories.offsets, "items": histories.items})
+        known = Histories.load(histories.path / "histories.npz")
+        write_npz(folder / "popularity.npz", {"counts": known.counts()})
+        users = read_npz(histories.path / "users.npz")
+        write_npz(folder / "histories.npz", users | {"offsets": known.offsets, "items": known.items})
         return {
             "model": retrieval_onnx.meta["model"],
             "dataset": items.meta["catalogue"],

@@ -35,32 +35,32 @@ def items(context: dg.AssetExecutionContext, stores: Stores) -> dg.MaterializeRe
     return materialized(artifact, reused=reused)
 
 
-@dg.asset(group_name=GROUP, code_version="1", kinds={"duckdb"})
-def behaviors(context: dg.AssetExecutionContext, stores: Stores, items: Artifact) -> dg.MaterializeResult[Artifact]:
-    """Every user's history, oldest first, as flat arrays."""
+@dg.asset(group_name=GROUP, code_version="1", kinds={"duckdb"}, deps=["behaviors"])
+def histories(context: dg.AssetExecutionContext, stores: Stores, items: Artifact) -> dg.MaterializeResult[Artifact]:
+    """Every user's history over all days, oldest first, as flat arrays."""
     warehouse = stores.warehouse
 
     def build(folder: Path, work: Path) -> dict[str, Any]:
         from model.files import write_npz
 
-        histories, user_ids = warehouse.histories()
-        histories.save(folder / "histories.npz")
+        found, user_ids = warehouse.histories()
+        found.save(folder / "histories.npz")
         write_npz(folder / "users.npz", {"user_id": user_ids})
-        lengths = histories.lengths
+        lengths = found.lengths
         return {
-            "rows": len(histories.items),
-            "users": len(histories),
-            "items_touched": int((histories.counts() > 0).sum()),
+            "rows": len(found.items),
+            "users": len(found),
+            "items_touched": int((found.counts() > 0).sum()),
             "longest_history": int(lengths.max(initial=0)),
             "mean_history": round(float(lengths.mean()), 2) if len(lengths) else 0.0,
         }
 
     inputs = {"items": items, "behaviors": warehouse.digests()["behaviors"]}
-    artifact, reused = stores.artifacts.produce("behaviors", code_version="1", config={}, inputs=inputs, build=build)
+    artifact, reused = stores.artifacts.produce("histories", code_version="1", config={}, inputs=inputs, build=build)
     return materialized(artifact, reused=reused)
 
 
-@dg.asset_check(asset=behaviors, blocking=True, description="Great Expectations on the warehouse's items and behaviors")
+@dg.asset_check(asset=histories, blocking=True, description="Great Expectations on the warehouse's items and behaviors")
 def data_contract(stores: Stores) -> dg.AssetCheckResult:
     """Hold the whole warehouse to the contract that every ingest was held to."""
     from assets.contract import check
@@ -71,19 +71,19 @@ def data_contract(stores: Stores) -> dg.AssetCheckResult:
 
 @dg.asset(group_name=GROUP, code_version="1", kinds={"numpy"})
 def training_histories(
-    context: dg.AssetExecutionContext, stores: Stores, behaviors: Artifact
+    context: dg.AssetExecutionContext, stores: Stores, histories: Artifact
 ) -> dg.MaterializeResult[Artifact]:
     """Leave-one-out by position: what trains, what validates, what tests (DESIGN 5)."""
 
     def build(folder: Path, work: Path) -> dict[str, Any]:
-        train, validation, test = leave_one_out(Histories.load(behaviors.path / "histories.npz"))
+        train, validation, test = leave_one_out(Histories.load(histories.path / "histories.npz"))
         train.save(folder / "train.npz")
         for part in (validation, test):
             part.save(folder / f"{part.split}.npz")
         return {"training_behaviors": len(train.items), "validation_users": len(validation), "test_users": len(test)}
 
     artifact, reused = stores.artifacts.produce(
-        "training_histories", code_version="1", config={}, inputs={"behaviors": behaviors}, build=build
+        "training_histories", code_version="1", config={}, inputs={"behaviors": histories}, build=build
     )
     return materialized(artifact, reused=reused)
 

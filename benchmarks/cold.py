@@ -225,7 +225,7 @@ class Cold:
 
         content = ContentMean(self.made.aligned)
         yield self._row(content.name, None, {"content": self.made.inputs["multimodal_embeddings"]}, lambda: content, {})
-        behaviors = self.made.inputs["behaviors"]
+        behaviors = self.made.inputs["histories"]
         oracle = Popularity.fit(Histories.load(behaviors.path / "histories.npz"))
         yield self._row(KNOWN_POPULARITY, None, {"behaviors": behaviors}, lambda: oracle, {})
 
@@ -273,7 +273,7 @@ class Cold:
 
 def _without(made: Material, share: float, seed: int) -> tuple[Material, NDArray[np.int64]]:
     """The material without a share of its items' behaviors, embeddings aligned anew; and these items (K,)."""
-    store, behaviors = made.store, made.store.current("behaviors")
+    store, behaviors = made.store, made.store.current("histories")
 
     def split(folder: Path, work: Path) -> dict[str, Any]:
         whole = Histories.load(behaviors.path / "histories.npz")
@@ -299,7 +299,7 @@ def _without(made: Material, share: float, seed: int) -> tuple[Material, NDArray
         test=EvaluationSet.load(histories.path / "cold.npz"),
         aligned=read_npz(content.path / "embeddings.npz")["embeddings"],
         inputs=made.inputs
-        | {"behaviors": behaviors, "training_histories": histories, "multimodal_embeddings": content},
+        | {"histories": behaviors, "training_histories": histories, "multimodal_embeddings": content},
     )
     return left, read_npz(histories.path / "held_out.npz")["items"]
 

@@ -19,6 +19,7 @@ LANES = {
     "text_embeddings": 0.0,
     "image_embeddings": 1.0,
     "behaviors": 2.0,
+    "histories": 2.0,
     "training_histories": 2.0,
     "item_pairs": 1.5,
     "multimodal_embeddings": 0.5,

@@ -72,6 +72,23 @@ def materialize(
     build.materialize(select)
 
 
+@app.command(help="Bring days of landed logs into the warehouse again.")
+def backfill(
+    first: Annotated[str, typer.Argument(metavar="FIRST", help="First day, as 2026-01-31 (UTC).")],
+    last: Annotated[str | None, typer.Argument(metavar="LAST", help="Last day; the first by default.")] = None,
+) -> None:
+    from orchestration.commands import days
+
+    days.backfill(first, last or first)
+
+
+@app.command(help="Make the warehouse anew from all that has landed.")
+def rebuild() -> None:
+    from orchestration.commands import days
+
+    days.rebuild()
+
+
 @app.command(help="Search the training options, every trial a run in MLflow.")
 def tune(
     trials: Annotated[int, typer.Option("--trials", min=1, help="How many, earlier ones included.")] = 10,

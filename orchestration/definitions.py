@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import dagster as dg
 
-from assets import candidate, catalogue, champion, embeddings, evaluation, index_tree, retrieval_model, retrieval_onnx
+from assets import (
+    behaviors,
+    candidate,
+    catalogue,
+    champion,
+    embeddings,
+    evaluation,
+    index_tree,
+    retrieval_model,
+    retrieval_onnx,
+)
 from assets.settings import Settings, quiet_environment
 from assets.stores.io_manager import ArtifactIOManager
 from assets.stores.resource import Stores
-from orchestration import sensors
+from orchestration import run, sensors
 
 quiet_environment()
 
@@ -16,16 +26,23 @@ quiet_environment()
 def build(settings: Settings) -> dg.Definitions:
     """Definitions over one home."""
     modules = [catalogue, embeddings, index_tree, retrieval_model, evaluation, retrieval_onnx, candidate, champion]
+    graph = dg.AssetSelection.all() - dg.AssetSelection.assets("behaviors")
+    stores = Stores(home=str(settings.root))
     return dg.Definitions(
-        assets=dg.load_assets_from_modules(modules),
+        assets=[*dg.load_assets_from_modules(modules), behaviors.daily_behaviors(behaviors.first_day(stores))],
         asset_checks=dg.load_asset_checks_from_modules(modules),
         jobs=[
-            dg.define_asset_job("everything", selection=dg.AssetSelection.all(), description="logs to champion"),
+            dg.define_asset_job(
+                run.EVERYTHING,
+                selection=graph,
+                description="logs to champion",
+            ),
+            dg.define_asset_job(run.DAYS, selection="behaviors", description="days of logs into the warehouse"),
             dg.define_asset_job(sensors.PROMOTION, selection="champion", description="what reviewers decided"),
         ],
         sensors=[sensors.reviews],
         resources={
-            "stores": Stores(home=str(settings.root)),
+            "stores": stores,
             "io_manager": ArtifactIOManager(root=str(settings.artifacts)),
         },
         executor=dg.in_process_executor,

@@ -5,17 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from assets.settings import Settings, quiet_environment
+from assets.stores.resource import Stores
 from model.errors import BadInput, MissError
 from model.files import write_bytes
 
 if TYPE_CHECKING:
     import dagster as dg
 
-__all__ = ["dagster_home", "instance", "materialize"]
+__all__ = ["DAYS", "EVERYTHING", "dagster_home", "instance", "materialize", "materialize_days", "report_days"]
+
+EVERYTHING, DAYS = "everything", "days"
+"""The jobs: from histories to the champion, and days of logs into the warehouse."""
+RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+"""Dagster's tags of a run over a range of partitions."""
+DATA_VERSION = "dagster/data_version"
+"""Dagster's tag of a materialization; of a day it is the digest of what had landed."""
 
 _CONFIG = """\
 # written by miss; change it as you like, it is not written again
@@ -56,6 +65,46 @@ def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
         yield found
 
 
+def report_days(found: dg.DagsterInstance, stores: Stores) -> int:
+    """Tell Dagster of the days that an ingest brought into the warehouse itself; how many were news to it."""
+    import dagster as dg
+
+    asset, there, landed = dg.AssetKey("behaviors"), stores.warehouse.days(), stores.warehouse.landing.days()
+    known = found.event_log_storage.get_latest_tags_by_partition(
+        asset, dg.DagsterEventType.ASSET_MATERIALIZATION, tag_keys=[DATA_VERSION]
+    )
+    news = [day for day in landed if day in there and known.get(day, {}).get(DATA_VERSION) != landed[day]]
+    for day in news:
+        metadata = {"rows": there[day], "reported_by": "miss ingest"}
+        found.report_runless_asset_event(
+            dg.AssetMaterialization(asset, partition=day, metadata=metadata, tags={DATA_VERSION: landed[day]})
+        )
+    return len(news)
+
+
+def materialize_days(settings: Settings, first: date, last: date) -> None:
+    """Materialize `behaviors` for a range of days in one run. A deliberate error of the asset is raised as it is."""
+    with instance(settings) as found:
+        import dagster as dg
+
+        from orchestration.definitions import build
+
+        job = build(settings).resolve_job_def(DAYS)
+        begin, end = RANGE
+        try:
+            job.execute_in_process(instance=found, tags={begin: first.isoformat(), end: last.isoformat()})
+        except dg.DagsterError as error:
+            _raise_own(error)
+
+
+def _raise_own(error: BaseException) -> NoReturn:
+    """The deliberate error of an asset (a MissError) that Dagster's one was raised for; else that one."""
+    cause = error.__cause__
+    while cause is not None and not isinstance(cause, MissError):
+        cause = cause.__cause__
+    raise cause or error
+
+
 def materialize(settings: Settings, *, select: str | None = None) -> bool:
     """Materialize the graph, or the assets of a Dagster selection such as "key:index_tree+"; whether all went well.
 
@@ -68,12 +117,13 @@ def materialize(settings: Settings, *, select: str | None = None) -> bool:
         from orchestration.definitions import build
 
         definitions = build(settings)
-        job = definitions.resolve_job_def("everything")
+        report_days(found, Stores(home=str(settings.root)))
+        job = definitions.resolve_job_def(EVERYTHING)
         chosen = None
         if select is not None:
             try:
                 graph = definitions.resolve_asset_graph()
-                chosen = sorted(dg.AssetSelection.from_string(select).resolve(graph))
+                chosen = sorted(dg.AssetSelection.from_string(select).resolve(graph) - {dg.AssetKey("behaviors")})
             except Exception as error:  # Dagster has a class of its own for each way to get a selection wrong
                 raise BadInput(f"{select!r} is no selection of assets ({str(error).splitlines()[0]})") from error
             if not chosen:
@@ -85,10 +135,5 @@ def materialize(settings: Settings, *, select: str | None = None) -> bool:
         except dg.DagsterError as error:
             if type(error).__name__ == "DagsterAssetCheckFailedError":  # not among dagster's public names
                 return False
-            cause = error.__cause__
-            while cause is not None and not isinstance(cause, MissError):
-                cause = cause.__cause__
-            if cause is not None:
-                raise cause from error
-            raise
+            _raise_own(error)
         return bool(result.success)

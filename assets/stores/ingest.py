@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,17 @@ from assets.sources.base import Source, Staged
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["BEHAVIOR_FRAME", "ITEM_TEXTS", "IngestReport", "append", "known_items", "staged_frames"]
+__all__ = [
+    "BEHAVIOR_FRAME",
+    "ITEM_TEXTS",
+    "IngestReport",
+    "append",
+    "append_behaviors",
+    "append_items",
+    "known_items",
+    "note",
+    "staged_frames",
+]
 
 ITEM_TEXTS = ("title", "description", "categories", "image")
 # pandas cannot tell NaN from no value, so the frame says which it is
@@ -85,19 +96,24 @@ def _count(connection: duckdb.DuckDBPyConnection, statement: str) -> int:
 def append(connection: duckdb.DuckDBPyConnection, source: Source, staged: Staged, digest: str) -> dict[str, int]:
     """Append what is new among the staged rows and note the ingest; returns counts named as in `IngestReport`."""
     batch = digest[:16]
-    counts = _append_items(connection, batch) | _append_behaviors(
+    counts = append_items(connection, batch) | append_behaviors(
         connection, batch, positions_given=staged.positions_given
     )
+    note(connection, source, digest, counts)
+    return counts
+
+
+def note(connection: duckdb.DuckDBPyConnection, source: Source, digest: str, counts: Mapping[str, int]) -> None:
+    """Write down that all of this source is in the warehouse, and whose catalogue it is."""
     connection.execute("DELETE FROM catalogue")
     connection.execute("INSERT INTO catalogue VALUES (?, ?, ?)", [source.name, source.simulated, digest])
     connection.execute(
         "INSERT INTO ingests VALUES (?, ?, ?, ?, ?, CAST(now() AT TIME ZONE 'UTC' AS TIMESTAMP))",
-        [batch, source.location, digest, counts["items_new"], counts["behaviors_new"]],
+        [digest[:16], source.location, digest, counts["items_new"], counts["behaviors_new"]],
     )
-    return counts
 
 
-def _append_items(connection: duckdb.DuckDBPyConnection, batch: str) -> dict[str, int]:
+def append_items(connection: duckdb.DuckDBPyConnection, batch: str) -> dict[str, int]:
     changed = " OR ".join(f"i.{c} IS DISTINCT FROM s.{c}" for c in ITEM_TEXTS)
     count = _count(
         connection, f"SELECT count(*) FROM staged_items AS s JOIN items AS i ON i.item_id = s.item_id WHERE {changed}"
@@ -117,26 +133,26 @@ def _append_items(connection: duckdb.DuckDBPyConnection, batch: str) -> dict[str
     return {"items_new": _count(connection, "SELECT count(*) FROM items") - before, "items_changed": count}
 
 
-def _append_behaviors(connection: duckdb.DuckDBPyConnection, batch: str, *, positions_given: bool) -> dict[str, int]:
+def append_behaviors(connection: duckdb.DuckDBPyConnection, batch: str, *, positions_given: bool) -> dict[str, int]:
     keys = ["user_id", "item_id", "event", "timestamp", *(["position"] if positions_given else [])]
     same = " AND ".join(f"b.{key} = s.{key}" for key in keys)
     connection.execute(
-        "CREATE TEMP TABLE repeats AS SELECT file_row FROM staged_behaviors "
+        "CREATE OR REPLACE TEMP TABLE repeats AS SELECT file_row FROM staged_behaviors "
         f"QUALIFY row_number() OVER (PARTITION BY {', '.join(keys)} ORDER BY file_row) > 1"
     )
     connection.execute(
-        "CREATE TEMP TABLE new_behaviors AS SELECT * FROM staged_behaviors AS s ANTI JOIN repeats USING (file_row) "
+        "CREATE OR REPLACE TEMP TABLE new_behaviors AS SELECT * FROM staged_behaviors AS s ANTI JOIN repeats USING (file_row) "
         f"WHERE NOT EXISTS (SELECT 1 FROM behaviors AS b WHERE {same})"
     )
     position = "s.position"
     joins = ""
     if not positions_given:
         connection.execute(
-            "CREATE TEMP TABLE times AS SELECT user_id, timestamp, min(position) AS position FROM behaviors "
+            "CREATE OR REPLACE TEMP TABLE times AS SELECT user_id, timestamp, min(position) AS position FROM behaviors "
             "WHERE user_id IN (SELECT user_id FROM new_behaviors) GROUP BY user_id, timestamp"
         )
         connection.execute(
-            "CREATE TEMP TABLE ends AS SELECT user_id, max(position) AS last FROM behaviors "
+            "CREATE OR REPLACE TEMP TABLE ends AS SELECT user_id, max(position) AS last FROM behaviors "
             "WHERE user_id IN (SELECT user_id FROM new_behaviors) GROUP BY user_id"
         )
         # the first later behavior's position, or the place among the user's newest

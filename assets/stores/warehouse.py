@@ -5,6 +5,7 @@
 - Behaviors are append-only; what is already there is not added again, so a grown export may be ingested whole
   (`assets.stores.ingest` says how rows are told apart).
 - Items of an earlier export stay; changed ones are updated.
+- What comes in lands as Parquet first (`assets.stores.landing`): days of it can be brought in again, and the whole file made anew.
 - Content digests do not depend on the order of insertion, on batches, or on where the pictures' folder lies.
 
 Not covered: several writers at once, deleting a user or an item, and pictures changed under the same name (the
@@ -13,7 +14,10 @@ embeddings find those by the pictures' own digests).
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -21,8 +25,19 @@ import numpy as np
 from assets import contract
 from assets.sources.base import Source
 from assets.stores.duck import DuckFile
-from assets.stores.ingest import BEHAVIOR_FRAME, ITEM_TEXTS, IngestReport, append, known_items, staged_frames
-from model.errors import NotReady, Refused
+from assets.stores.ingest import (
+    BEHAVIOR_FRAME,
+    ITEM_TEXTS,
+    IngestReport,
+    append,
+    append_behaviors,
+    append_items,
+    known_items,
+    note,
+    staged_frames,
+)
+from assets.stores.landing import DAY, LandedSource, Landing
+from model.errors import Corrupt, NotReady, Refused
 from model.files import digest_json
 from model.histories import Histories
 
@@ -58,6 +73,11 @@ CREATE TABLE IF NOT EXISTS ingests(batch_id VARCHAR NOT NULL, source VARCHAR NOT
     hint: ClassVar[str] = EMPTY_HINT
     lost: ClassVar[str] = "move it away and run `miss ingest` again"
 
+    def __init__(self, path: Path, *, wait_s: float = 30.0) -> None:
+        """path: the file; what comes in lands in the folder `landing` beside it."""
+        super().__init__(path, wait_s=wait_s)
+        self.landing = Landing(path.with_name("landing"))
+
     # -- ingest --------------------------------------------------------------------------------------------------------
 
     def ingest(self, source: Source) -> IngestReport:
@@ -79,6 +99,7 @@ CREATE TABLE IF NOT EXISTS ingests(batch_id VARCHAR NOT NULL, source VARCHAR NOT
             staged = source.stage(connection)
             summary = contract.validate(*staged_frames(connection), known_ids=known_items(connection))
             counts = append(connection, source, staged, digest)
+            self.landing.keep(connection, source, digest, staged)
         return self._report(
             source,
             digest,
@@ -88,6 +109,53 @@ CREATE TABLE IF NOT EXISTS ingests(batch_id VARCHAR NOT NULL, source VARCHAR NOT
             seconds=time.monotonic() - started,
             **counts,
         )
+
+    def load(self, *, first: str = "", last: str = "9999-12-31") -> dict[str, int]:
+        """Bring in what has landed of the days from `first` to `last` (ISO) and is not there; {"behaviors_new", "behaviors_known"}.
+
+        As often as one likes, in any order of days: no row is doubled, and items are as the newest batch has them.
+        Raises `NotReady` where nothing has landed, `Corrupt` where a batch is not what was published.
+        """
+        batches, counts = self.landing.batches(), {"behaviors_new": 0, "behaviors_known": 0}
+        if not batches:
+            raise NotReady(f"nothing has landed in {self.landing.root} yet; {EMPTY_HINT}")
+        with self.connect(write=True) as connection:
+            self.landing.stage_items(connection)
+            items = append_items(connection, batches[-1].source["digest"][:16])
+            noted = {row[0] for row in connection.execute("SELECT source_digest FROM ingests").fetchall()}
+            for batch in batches:
+                source = LandedSource(batch, first=first, last=last)
+                if batch.days and not any(first <= day <= last for day in batch.days):
+                    continue
+                staged = source.stage(connection)
+                found = append_behaviors(connection, source.digest()[:16], positions_given=staged.positions_given)
+                for name in counts:
+                    counts[name] += found[name]
+                if source.whole and source.digest() not in noted:
+                    note(connection, source, source.digest(), items | found)
+            if not connection.execute("SELECT 1 FROM catalogue").fetchall():  # a part of the first batch alone
+                newest = batches[-1].source
+                row = [newest["name"], newest["simulated"], newest["digest"]]
+                connection.execute("INSERT INTO catalogue VALUES (?, ?, ?)", row)
+        return counts
+
+    def days(self) -> dict[str, int]:
+        """Day (ISO, UTC) -> behaviors, in the order of days; none where nothing was ingested yet."""
+        return dict(self.rows_if_any(f"SELECT {DAY} AS day, count(*) FROM behaviors GROUP BY day ORDER BY day"))
+
+    def rebuild(self) -> dict[str, int]:
+        """Make the warehouse again from what has landed, beside the old one, and put it in its place; counts of rows."""
+        anew = Warehouse(self.path.with_name(f".{self.path.name}.new"), wait_s=self.wait_s)
+        anew.landing = self.landing
+        for stale in (anew.path, Path(f"{anew.path}.wal")):
+            stale.unlink(missing_ok=True)
+        anew.load()
+        if self.path.exists():
+            with contextlib.suppress(Corrupt), self.connect(write=True):  # nobody else has it open
+                pass
+        os.replace(anew.path, self.path)
+        Path(f"{self.path}.wal").unlink(missing_ok=True)
+        return self.counts()
 
     def _refuse_other(self, source: Source, held: list[tuple[Any, ...]]) -> None:
         if held and held[0][0] != source.name:

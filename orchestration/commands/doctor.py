@@ -202,7 +202,8 @@ def _artifacts(home: Settings) -> Finding:
     try:
         warehouse = warehouse_of(home)
         warehouse.wait_s = 2.0
-        digests = warehouse.digests()
+        tables = warehouse.digests()
+        digests = {"items": tables["items"], "histories": tables["behaviors"]}
     except NotReady:
         digests = {}
     told = stale(current, older, digests)

@@ -201,7 +201,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Material:
         return store.produce(asset, code_version="1", config=config or {}, inputs={}, build=build)[0]
 
     flat = {"offsets": whole.offsets, "items": whole.items, "n_items": np.array(whole.n_items)}
-    put("behaviors", flat, name="histories.npz")
+    put("histories", flat, name="histories.npz")
     inputs = {
         "training_histories": put("training_histories", flat),
         "item_pairs": put("item_pairs", {"source": pairs.source}, asdict(pairs_config)),

@@ -20,6 +20,8 @@ COMMANDS = [
     "demo",
     "ingest",
     "materialize",
+    "backfill",
+    "rebuild",
     "tune",
     "evaluate",
     "recommend",
