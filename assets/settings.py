@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     )
 
     home: Path = Field(default=Path(".miss"), description="the one folder of state")
+    retrain: str = Field(default="0 3 * * *", description="when the schedule `daily` retrains, as cron, UTC")
     mlflow_uri: str = Field(
         default="", description="MLflow tracking and registry store; SQLite under the home where empty"
     )
@@ -93,6 +94,11 @@ class Settings(BaseSettings):
     def warehouse(self) -> Path:
         """The DuckDB file of items and behaviors."""
         return self.root / "warehouse.duckdb"
+
+    @property
+    def inbox(self) -> Path:
+        """Where new logs are put; a sensor takes them in."""
+        return self.root / "inbox"
 
     @property
     def books(self) -> Path:

@@ -18,7 +18,7 @@ from assets import (
 from assets.settings import Settings, quiet_environment
 from assets.stores.io_manager import ArtifactIOManager
 from assets.stores.resource import Stores
-from orchestration import run, sensors
+from orchestration import inbox, run, sensors
 
 quiet_environment()
 
@@ -39,8 +39,10 @@ def build(settings: Settings) -> dg.Definitions:
             ),
             dg.define_asset_job(run.DAYS, selection="behaviors", description="days of logs into the warehouse"),
             dg.define_asset_job(sensors.PROMOTION, selection="champion", description="what reviewers decided"),
+            inbox.inbox_job,
         ],
-        sensors=[sensors.reviews],
+        sensors=[sensors.reviews, inbox.inbox],
+        schedules=[sensors.daily(settings.retrain)],
         resources={
             "stores": stores,
             "io_manager": ArtifactIOManager(root=str(settings.artifacts)),

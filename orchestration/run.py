@@ -30,6 +30,20 @@ _CONFIG = """\
 # written by miss; change it as you like, it is not written again
 telemetry:
   enabled: false
+concurrency:
+  runs:
+    max_concurrent_runs: 4
+  pools:
+    default_limit: 1
+    granularity: op
+run_monitoring:
+  enabled: true
+  poll_interval_seconds: 30
+  free_slots_after_run_end_seconds: 60
+run_retries:
+  enabled: true
+  max_retries: 2
+  retry_on_asset_or_op_failure: false
 python_logs:
   python_log_level: INFO
 """

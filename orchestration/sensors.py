@@ -10,8 +10,9 @@ from assets.champion import rows_seen
 from assets.release.review import waiting
 from assets.stores.resource import Stores
 from model.files import digest_json
+from orchestration.run import EVERYTHING
 
-__all__ = ["reviews"]
+__all__ = ["daily", "reviews"]
 
 PROMOTION = "promotion"
 
@@ -32,3 +33,15 @@ def reviews(context: dg.SensorEvaluationContext, stores: Stores) -> dg.RunReques
     # the same state is looked at once an hour, should the run for it have failed
     key = digest_json(found | {"hour": datetime.now(UTC).strftime("%Y-%m-%dT%H")})
     return dg.RunRequest(run_key=key, tags={"miss/reason": "; ".join(found["reasons"])[:250]})
+
+
+def daily(cron: str) -> dg.ScheduleDefinition:
+    """Runs the whole graph: what is not stale is found again, so a day without news costs a minute."""
+    return dg.ScheduleDefinition(
+        name="daily",
+        job_name=EVERYTHING,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="retrains on what has come since, has it judged, and leaves it to a reviewer",
+    )

@@ -1,6 +1,7 @@
 """Readers of the world's formats, one each; `detect` picks the one for a folder or a file.
 
-- neutral: `items.parquet` or `items.csv` with `behaviors.parquet` or `behaviors.csv`, what a data team would export.
+- neutral: `items.parquet` or `items.csv` with `behaviors.parquet` or `behaviors.csv`, what a data team would export; a Parquet or
+  CSV file by itself is a log of behaviors for the catalogue that is there already.
 - movielens: GroupLens' own `ratings.dat` with `movies.dat`, or `ratings.csv` with `movies.csv`.
 - amazon: 5-core sequences, `NAME.txt` with `NAME_item2attributes.json`, named by the text file where a folder holds several.
 - demo: the embedded catalogue with simulated histories; not a folder, `DemoSource()` makes it.
@@ -32,7 +33,7 @@ def detect(path: Path) -> Source:
     """
     from assets.sources.amazon import ATTRIBUTES, AmazonSource
     from assets.sources.movielens import MovieLensSource
-    from assets.sources.neutral import NeutralSource
+    from assets.sources.neutral import READERS, LogSource, NeutralSource
 
     if not path.exists():
         raise BadInput(f"{path} does not exist; give a folder that holds {' or '.join(LAYOUTS)}")
@@ -40,6 +41,8 @@ def detect(path: Path) -> Source:
         if not (attributes := path.with_name(path.stem + ATTRIBUTES)).is_file():
             raise BadInput(f"{path} has no {attributes.name} beside it, without which it is no Amazon sequence file")
         return AmazonSource(path)
+    if path.is_file() and path.suffix in READERS:
+        return LogSource(path)
     if not path.is_dir():
         raise BadInput(f"{path} is not a folder; give the folder that holds it, with {' or '.join(LAYOUTS)}")
     found = {entry.name for entry in path.iterdir() if entry.is_file()}

@@ -4,6 +4,7 @@
   optional. An item without a title is shown by its id.
 - behaviors: user_id, item_id, timestamp (whole seconds, UTC, or a time type); event ("view" where absent), value and
   position (order within the user) are optional.
+- A log is a behaviors file by itself, for a catalogue that is known already.
 - An image path that leaves the folder is refused; one that names no file is dropped and counted.
 
 Not covered: images over HTTP, several files per table, compressed CSV.
@@ -12,14 +13,17 @@ Not covered: images over HTTP, several files per table, compressed CSV.
 from __future__ import annotations
 
 import os
+import shlex
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
-from assets.sources.base import FolderSource, Staged, Table
+from assets.sources.base import FolderSource, Source, Staged, Table
 from model.errors import BadInput
+from model.files import digest_file
 
-__all__ = ["NeutralSource"]
+__all__ = ["LogSource", "NeutralSource"]
 
 READERS = {
     ".parquet": "read_parquet(?, hive_partitioning = false)",
@@ -77,3 +81,31 @@ class NeutralSource(FolderSource):
             [f"{self.folder}/"],
         )
         return int(missing)
+
+
+class LogSource(Source):
+    """One file of behaviors in the neutral layout, under any name, for the catalogue that a home holds already."""
+
+    def __init__(self, path: Path, *, catalogue: str = "", simulated: bool = False) -> None:
+        """catalogue: its name, "" where the warehouse is to say; simulated: whether that catalogue's behaviors are."""
+        self.path = path.resolve()
+        self.name, self.simulated = catalogue, simulated
+        self.location = str(self.path)
+        self.command = f"miss ingest {shlex.quote(self.location)}"
+
+    def of(self, catalogue: str, simulated: bool) -> LogSource:
+        """The same log, of a catalogue."""
+        return LogSource(self.path, catalogue=catalogue, simulated=simulated)
+
+    def digest(self) -> str:
+        """sha256 of the file."""
+        return digest_file(self.path)
+
+    def stage(self, connection: duckdb.DuckDBPyConnection) -> Staged:
+        """Stage the file, and no items; raises `BadInput` for missing columns and what cannot be read."""
+        connection.execute(
+            "CREATE TEMP TABLE staged_items(item_id VARCHAR, title VARCHAR, description VARCHAR, categories VARCHAR, image VARCHAR)"
+        )
+        behaviors = Table(connection, self.path, READERS[self.path.suffix])
+        behaviors.require(["user_id", "item_id", "timestamp"])
+        return Staged(positions_given=behaviors.stage_behaviors({}, event="view"))

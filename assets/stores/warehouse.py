@@ -24,6 +24,7 @@ import numpy as np
 
 from assets import contract
 from assets.sources.base import Source
+from assets.sources.neutral import LogSource
 from assets.stores.duck import DuckFile
 from assets.stores.ingest import (
     BEHAVIOR_FRAME,
@@ -86,6 +87,8 @@ CREATE TABLE IF NOT EXISTS ingests(batch_id VARCHAR NOT NULL, source VARCHAR NOT
         Raises `Refused` where the home holds another catalogue, `BadInput` where the source or the contract fails.
         """
         started = time.monotonic()
+        if isinstance(source, LogSource):
+            source = source.of(*self.catalogue())
         known, digest = "SELECT 1 FROM ingests WHERE source_digest = ?", source.digest()
         self._refuse_other(source, self.rows_if_any("SELECT name FROM catalogue"))
         if self.rows_if_any(known, [digest]):

@@ -173,10 +173,10 @@ def test_positions_are_for_every_row_or_none(tmp_path: Path, connection) -> None
 def test_what_is_no_known_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="does not exist"):
         detect(tmp_path / "nowhere")
-    (tmp_path / "file.csv").write_text("x")
+    (tmp_path / "file.json").write_text("x")
     with pytest.raises(BadInput, match="is not a folder"):
-        detect(tmp_path / "file.csv")
-    with pytest.raises(BadInput, match=r"holds file\.csv, which is no layout known here: items\.parquet"):
+        detect(tmp_path / "file.json")
+    with pytest.raises(BadInput, match=r"holds file\.json, which is no layout known here: items\.parquet"):
         detect(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match="holds no files"):
