@@ -37,6 +37,9 @@ def take_in(context: dg.OpExecutionContext, config: Landed, stores: Stores) -> N
     root, path = stores.settings.inbox, Path(config.path).resolve()
     if path.parent != root:
         raise dg.Failure(f"{path} is not in {root}, so it is left alone", allow_retries=False)
+    if not path.exists():
+        context.log.info(f"{path} was taken already")
+        return
     try:
         report = stores.warehouse.ingest(detect(path))
     except (BadInput, Refused) as error:
@@ -66,7 +69,10 @@ def inbox_job() -> None:
 
 
 def still_files(root: Path, *, now: float, still_s: float = STILL_S) -> Iterator[tuple[Path, str]]:
-    """(path, key) of what lies in the inbox and is written to no more, by name; the key changes with size and time."""
+    """(path, key) of what lies in the inbox and is written to no more, by name.
+
+    The key changes with size and time, and once an hour, so that what could not be taken in is tried again.
+    """
     if not root.is_dir():
         return
     for entry in sorted(os.scandir(root), key=lambda each: each.name):
@@ -76,7 +82,8 @@ def still_files(root: Path, *, now: float, still_s: float = STILL_S) -> Iterator
         stats = [each.stat() for each in files if each.exists()]
         newest = max(each.st_mtime_ns for each in stats)
         if now - newest / 1e9 >= still_s:
-            yield Path(entry.path), f"{entry.name}:{sum(each.st_size for each in stats)}:{newest}"
+            hours = int((now - newest / 1e9) // 3600)
+            yield Path(entry.path), f"{entry.name}:{sum(each.st_size for each in stats)}:{newest}:{hours}"
 
 
 @dg.sensor(

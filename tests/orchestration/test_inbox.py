@@ -132,6 +132,17 @@ def test_a_file_that_is_being_written_is_left_alone(home: Home) -> None:
     assert [path.name for path, _ in still_files(home.inbox, now=time.time() + 10)] == ["fresh.csv"]
 
 
+def test_what_was_not_taken_in_is_tried_again_after_an_hour(home: Home) -> None:
+    log(home.inbox / "x.csv", [("u", "b", 86_400)])
+    (first,) = home.look()
+    os.utime(home.inbox / "x.csv", (time.time() - 3700,) * 2)
+    (later,) = home.look()
+    assert later.run_key != first.run_key
+    assert home.run(first).is_success
+    assert home.run(later).is_success, "a run that comes second finds nothing to do"
+    assert home.stores.warehouse.days()["2020-09-14"] == 1
+
+
 def test_a_file_outside_the_inbox_is_not_touched(home: Home, tmp_path: Path) -> None:
     outside = log(tmp_path / "outside.csv", [("u", "a", 99)])
     request = dg.RunRequest(run_config={"ops": {"take_in": {"config": {"path": str(outside)}}}})
