@@ -48,6 +48,10 @@ def champion(context: dg.AssetExecutionContext, stores: Stores, candidate: Artif
         log.info(
             f"version {waits.version} waits for a reviewer: `miss promote {waits.version}`, or tag review=approved in MLflow"
         )
+    if gone := registry.prune(stores.settings.keep_versions):
+        log.info(
+            f"deleted versions {', '.join(gone)} with their bundles: {stores.settings.keep_versions} newer ones are kept"
+        )
     rows, seen = stores.books.ledger(), rows_seen(context.instance)
     put_back = [row for row in rows[seen:] if row["action"] == RESTORE]
     told = [f"{row['at'][:19]}Z version {row['version']} by {row['actor']}: {row['reason']}" for row in put_back]

@@ -72,6 +72,9 @@ class Settings(BaseSettings):
     actor: str = Field(
         default_factory=_user, description="who this process works for, as the ledger and MLflow name them"
     )
+    keep_versions: int = Field(
+        default=20, ge=3, description="newest versions that are kept; others only while they have an alias"
+    )
     dagster_url: str = Field(
         default="http://127.0.0.1:3000", description="where people open Dagster's UI, for links to it"
     )

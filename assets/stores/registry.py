@@ -56,6 +56,7 @@ TRAINED_BY, REVIEW, REVIEW_BY, REVIEW_REASON = "trained_by", "review", "review_b
 DIGEST_TAG = "bundle_digest"
 DESCRIPTION_LENGTH = 5000  # what MLflow's column holds; PostgreSQL refuses more
 LOCK_WAIT_S = 600.0
+KEPT_AT_LEAST = 3  # versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,6 +347,27 @@ class Registry:
                     shutil.rmtree(target)
                 os.replace(folder, target)
         return target
+
+    def prune(self, keep: int) -> list[str]:
+        """Delete versions that are not among the `keep` newest and have no alias, and their bundles' files; returns which.
+
+        The runs stay, with their parameters, metrics and cards. Raises `BadInput` for fewer than 3.
+        """
+        if keep < KEPT_AT_LEAST:
+            raise BadInput(f"keep={keep} versions would delete what one may want back; keep at least {KEPT_AT_LEAST}")
+        client, gone = self._client, []
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        with self.lock():
+            for info in self.versions()[:-keep]:
+                if info.aliases:
+                    continue
+                if info.run_id and info.digest:
+                    place = client.get_run(info.run_id).info.artifact_uri
+                    get_artifact_repository(place, self.tracking_uri).delete_artifacts(f"bundle/{info.digest[:16]}")
+                client.delete_model_version(self.model_name, info.version)
+                gone.append(info.version)
+        return gone
 
     def _search(self, query: str) -> list[ModelVersionInfo]:
         if not self.exists:

@@ -62,6 +62,23 @@ def test_the_same_bundle_is_one_version_and_a_changed_one_another(registry: Regi
     assert registry.aliases() == {CHAMPION: "2", CHALLENGER: "1"}
 
 
+def test_old_versions_go_with_their_files_and_never_champion_or_previous(
+    registry: Registry, bundle: Make, tmp_path: Path
+) -> None:
+    versions = [_register(registry, bundle(text)) for text in "abcdefg"]
+    registry.set_alias(CHAMPION, "2")
+    registry.set_alias("previous", "1")
+    with pytest.raises(BadInput, match="at least 3"):
+        registry.prune(2)
+    assert registry.prune(3) == ["3", "4"]
+    assert [each.version for each in registry.versions()] == ["1", "2", "5", "6", "7"]
+    for version in ("1", "2", "5"):
+        assert registry.download(version, tmp_path / version).is_dir()
+    assert len(list(registry.artifact_root.glob("*/artifacts/bundle/*/manifest.json"))) == len(versions) - 2
+    assert registry.prune(3) == []
+    assert _register(registry, bundle("c")) == "8", "what was deleted may come back, as a new version"
+
+
 def test_two_bundles_in_one_run_do_not_overwrite_each_other(registry: Registry, bundle: Make, tmp_path: Path) -> None:
     with registry.run("two") as run:
         versions = [registry.register(bundle(text), run_id=run.run_id) for text in ("a", "b")]
