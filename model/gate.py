@@ -62,6 +62,10 @@ class GateConfig:
     latency_slack_ms: float = 2.0
     """Added to the relative bound: what two measurements of the same bundle differ by."""
 
+    def as_fast(self, latency_ms: float, champion_ms: float) -> bool:
+        """Whether a latency is within the bound that the champion's sets."""
+        return latency_ms <= self.max_growth * champion_ms + self.latency_slack_ms
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:

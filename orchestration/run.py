@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -23,6 +24,7 @@ EVERYTHING, DAYS = "everything", "days"
 """The jobs: from histories to the champion, and days of logs into the warehouse."""
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 """Dagster's tags of a run over a range of partitions."""
+PROCESS = "miss/process"
 DATA_VERSION = "dagster/data_version"
 """Dagster's tag of a materialization; of a day it is the digest of what had landed."""
 
@@ -79,6 +81,37 @@ def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
         yield found
 
 
+def process_tag() -> dict[str, str]:
+    """The tag of a run in this process: machine, process, and when that began, since numbers come again."""
+    return {PROCESS: f"{socket.gethostname()} {os.getpid()} {_began(os.getpid())}"}
+
+
+def _began(pid: int) -> str:
+    """When a process of this machine began, in ticks; "" where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def bury(found: dg.DagsterInstance) -> list[str]:
+    """Tell Dagster of runs in processes of this machine that have died without a word; their ids.
+
+    They would be shown as running for ever, and keep their places in pools, for which the next run would wait.
+    """
+    import dagster as dg
+
+    gone = []
+    for run in found.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])):
+        host, _, rest = run.tags.get(PROCESS, "").partition(" ")
+        pid, _, began = rest.partition(" ")
+        if host == socket.gethostname() and _began(int(pid)) != began:
+            found.report_run_failed(run, f"process {pid} has died")
+            found.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            gone.append(run.run_id)
+    return gone
+
+
 def report_days(found: dg.DagsterInstance, stores: Stores) -> int:
     """Tell Dagster of the days that an ingest brought into the warehouse itself; how many were news to it."""
     import dagster as dg
@@ -105,8 +138,11 @@ def materialize_days(settings: Settings, first: date, last: date) -> None:
 
         job = build(settings).resolve_job_def(DAYS)
         begin, end = RANGE
+        bury(found)
         try:
-            job.execute_in_process(instance=found, tags={begin: first.isoformat(), end: last.isoformat()})
+            job.execute_in_process(
+                instance=found, tags=process_tag() | {begin: first.isoformat(), end: last.isoformat()}
+            )
         except dg.DagsterError as error:
             _raise_own(error)
 
@@ -131,6 +167,7 @@ def materialize(settings: Settings, *, select: str | None = None) -> bool:
         from orchestration.definitions import build
 
         definitions = build(settings)
+        bury(found)
         report_days(found, Stores(home=str(settings.root)))
         job = definitions.resolve_job_def(EVERYTHING)
         chosen = None
@@ -143,7 +180,9 @@ def materialize(settings: Settings, *, select: str | None = None) -> bool:
             if not chosen:
                 raise BadInput(f"{select!r} selects no asset; see the lineage in the README")
         try:
-            result = job.execute_in_process(instance=found, asset_selection=chosen, raise_on_error=True)
+            result = job.execute_in_process(
+                instance=found, asset_selection=chosen, raise_on_error=True, tags=process_tag()
+            )
         except MissError:
             raise
         except dg.DagsterError as error:

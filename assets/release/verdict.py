@@ -40,6 +40,23 @@ def probe(bundle: Path, *, requests: int = 300) -> dict[str, Any]:
     return found
 
 
+def latencies(
+    bundle: Path, rival: Path, ours: float | None, *, good: Callable[[float, float], bool], rounds: int = 3
+) -> tuple[float | None, float | None]:
+    """p95 of a bundle and its rival in ms, `ours` being the bundle's first; None where one could not be measured.
+
+    Where `good(ours, theirs)` does not hold, both are measured again, in turn, up to `rounds` times, and the lowest of each
+    counts: whatever else the machine does only ever adds.
+    """
+    theirs: float | None = probe(rival)["p95_ms"]
+    for _ in range(rounds - 1):
+        if ours is None or theirs is None or good(ours, theirs):
+            break
+        again = probe(bundle)["p95_ms"], probe(rival)["p95_ms"]
+        ours, theirs = (min(x, y) if y is not None else x for x, y in zip((ours, theirs), again, strict=True))
+    return ours, theirs
+
+
 def bundle_bytes(bundle: Path) -> int:
     """Size of a bundle's files, bytes."""
     return sum(int(entry["bytes"]) for entry in read_json(bundle / MANIFEST)["files"].values())
@@ -88,19 +105,23 @@ def judge_bundle(stores: Stores, candidate: Artifact, *, log: Callable[[str], No
         passed=bool(probed["golden"]),
         note=probed.get("error") or "a new process loads the registered bytes and answers the golden requests",
     )
-    current, champion = registry.by_alias(CHAMPION), None
+    # on a small catalogue everybody finds the target among fifty: a twentieth of it still tells retrievers apart
+    tree = IndexTree.load(bundle / "tree.npz")
+    config = GateConfig(k=min(GateConfig.k, max(5, tree.n_items // 20)))
+    current, champion, own_ms = registry.by_alias(CHAMPION), None, probed["p95_ms"]
     if current is not None and current.digest != registered.digest:
         rival = fetch(current)
         log(f"measuring champion version {current.version} on the same users")
+        own_ms, their_ms = latencies(bundle, rival, own_ms, good=config.as_fast)
         champion = Measured(
             evaluation=_on_todays_users(stores, rival, bundle, own),
-            latency_ms=probe(rival)["p95_ms"],
+            latency_ms=their_ms,
             bundle_bytes=bundle_bytes(rival),
         )
-    tree, slices = IndexTree.load(bundle / "tree.npz"), _slices(stores, own)
+    slices = _slices(stores, own)
     verdict = judge(
         registered.digest,
-        Measured(evaluation=own, latency_ms=probed["p95_ms"], bundle_bytes=bundle_bytes(bundle)),
+        Measured(evaluation=own, latency_ms=own_ms, bundle_bytes=bundle_bytes(bundle)),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         tree=check_tree(tree),
         parity=read_json(bundle / "parity.json"),
@@ -109,8 +130,7 @@ def judge_bundle(stores: Stores, candidate: Artifact, *, log: Callable[[str], No
         champion=champion,
         slices=slices,
         extra=(fresh, *contract_rules(bundle)),
-        # on a small catalogue everybody finds the target among fifty: a twentieth of it still tells retrievers apart
-        config=GateConfig(k=min(GateConfig.k, max(5, tree.n_items // 20))),
+        config=config,
     )
     document = verdict.to_json()
     stores.books.record_verdict(registered.digest, verdict.passed, document)

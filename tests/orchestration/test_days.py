@@ -151,6 +151,7 @@ cli.main(["backfill", {DAYS[0]!r}, {DAYS[3]!r}])
         os.killpg(victim.pid, signal.SIGKILL)
     assert stores.warehouse.days() == {}, "a transaction that was not committed is none"
     assert materialized(stores.settings) == {}
+    # the victim still holds its place in the pool `warehouse`
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "orchestration.cli", "backfill", DAYS[0], DAYS[3]],
         cwd=ROOT,
@@ -162,6 +163,11 @@ cli.main(["backfill", {DAYS[0]!r}, {DAYS[3]!r}])
     assert done.returncode == 0, done.stderr[-3000:]
     assert stores.warehouse.days() == dict.fromkeys(DAYS, PER_DAY)
     assert sorted(materialized(stores.settings)) == DAYS
+    with instance(stores.settings) as found:
+        statuses = [run.status for run in found.get_runs()]  # the newest first
+        assert statuses == [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE], (
+            "the killed run is told to have failed"
+        )
 
 
 def test_a_lost_warehouse_is_made_again(miss: Miss, stores: Stores) -> None:
