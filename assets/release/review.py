@@ -58,7 +58,7 @@ def carry_out(promotion: Promotion) -> list[dict[str, str]]:
                     review, answer = "promoted", "it is the champion now"
             except Refused as refused:
                 review, answer = "refused", str(refused)
-            # the answer first: a kill between the two leaves "approved", which is asked again and changes nothing
+            # in this order: a kill between the two tags leaves "approved", which is asked again and moves nothing
             promotion.registry.set_tags(target.version, {REVIEW_ANSWER: answer, REVIEW: review})
             answers.append({"version": target.version, "review": review, "answer": answer})
     return answers

@@ -72,7 +72,7 @@ CREATE TABLE IF NOT EXISTS ingests(batch_id VARCHAR NOT NULL, source VARCHAR NOT
 """
     table: ClassVar[str] = "ingests"
     hint: ClassVar[str] = EMPTY_HINT
-    lost: ClassVar[str] = "move it away and run `miss ingest` again"
+    lost: ClassVar[str] = "run `miss rebuild`, which makes it again from what has landed"
 
     def __init__(self, path: Path, *, wait_s: float = 30.0) -> None:
         """path: the file; what comes in lands in the folder `landing` beside it."""
@@ -147,7 +147,18 @@ CREATE TABLE IF NOT EXISTS ingests(batch_id VARCHAR NOT NULL, source VARCHAR NOT
         return dict(self.rows_if_any(f"SELECT {DAY} AS day, count(*) FROM behaviors GROUP BY day ORDER BY day"))
 
     def rebuild(self) -> dict[str, int]:
-        """Make the warehouse again from what has landed, beside the old one, and put it in its place; counts of rows."""
+        """Make the warehouse again from what has landed, beside the old one, and put it in its place; counts of rows.
+
+        Raises `Refused` where the old one can be read and holds what never landed, which would be lost.
+        """
+        landed, held = {batch.source["digest"] for batch in self.landing.batches()}, []
+        with contextlib.suppress(Corrupt):
+            held = self.rows_if_any("SELECT source, source_digest FROM ingests ORDER BY ingested_at")
+        if absent := [source for source, digest in held if digest not in landed]:
+            raise Refused(
+                f"{self.path} holds what was ingested from {absent[0]} and never landed in {self.landing.root}, so making it again "
+                f"would lose it; move {self.path.name} away and ingest that source again"
+            )
         anew = Warehouse(self.path.with_name(f".{self.path.name}.new"), wait_s=self.wait_s)
         anew.landing = self.landing
         for stale in (anew.path, Path(f"{anew.path}.wal")):

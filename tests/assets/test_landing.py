@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from assets.sources import detect
 from assets.stores.warehouse import Warehouse
-from model.errors import Corrupt, NotReady
+from model.errors import Corrupt, NotReady, Refused
 
 DAY_S = 86_400
 START = 1_600_000_000 - 1_600_000_000 % DAY_S  # 2020-09-13
@@ -116,6 +116,14 @@ def test_a_lost_warehouse_is_made_again_as_it_was(warehouse: Warehouse) -> None:
         assert warehouse.rebuild() == {"items": 3, "users": 2, "behaviors": 6}
         assert contents(warehouse) == before
     assert [path.name for path in warehouse.path.parent.iterdir() if "new" in path.name] == []
+
+
+def test_what_never_landed_is_not_thrown_away(warehouse: Warehouse) -> None:
+    before = contents(warehouse)
+    shutil.rmtree(warehouse.landing.batches()[0].path)  # as in a home that is older than its landing zone
+    with pytest.raises(Refused, match=r"never landed .* would lose it; move warehouse\.duckdb away"):
+        warehouse.rebuild()
+    assert contents(warehouse) == before
 
 
 def test_a_damaged_batch_is_named_and_the_warehouse_stays(warehouse: Warehouse) -> None:
