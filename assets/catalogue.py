@@ -1,6 +1,5 @@
-"""From the warehouse to files: the catalogue, the histories, their split, and the pairs of items that go together."""
+"""From the warehouse to files: the catalogue and the histories, and the contract they are held to."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,6 @@ import dagster as dg
 from assets.stores.artifacts import Artifact
 from assets.stores.io_manager import materialized
 from assets.stores.resource import Stores
-from model.configure import configure
-from model.histories import EvaluationSet, Histories, leave_one_out
 
 GROUP = "data"
 
@@ -35,7 +32,7 @@ def items(context: dg.AssetExecutionContext, stores: Stores) -> dg.MaterializeRe
     return materialized(artifact, reused=reused)
 
 
-@dg.asset(group_name=GROUP, code_version="1", kinds={"duckdb"}, deps=["behaviors"])
+@dg.asset(group_name=GROUP, code_version="2", kinds={"duckdb"}, deps=["behaviors"])
 def histories(context: dg.AssetExecutionContext, stores: Stores, items: Artifact) -> dg.MaterializeResult[Artifact]:
     """Every user's history over all days, oldest first, as flat arrays."""
     warehouse = stores.warehouse
@@ -43,8 +40,9 @@ def histories(context: dg.AssetExecutionContext, stores: Stores, items: Artifact
     def build(folder: Path, work: Path) -> dict[str, Any]:
         from model.files import write_npz
 
-        found, user_ids = warehouse.histories()
+        found, user_ids, days = warehouse.histories()
         found.save(folder / "histories.npz")
+        write_npz(folder / "days.npz", {"day": days})
         write_npz(folder / "users.npz", {"user_id": user_ids})
         lengths = found.lengths
         return {
@@ -56,7 +54,7 @@ def histories(context: dg.AssetExecutionContext, stores: Stores, items: Artifact
         }
 
     inputs = {"items": items, "behaviors": warehouse.digests()["behaviors"]}
-    artifact, reused = stores.artifacts.produce("histories", code_version="1", config={}, inputs=inputs, build=build)
+    artifact, reused = stores.artifacts.produce("histories", code_version="2", config={}, inputs=inputs, build=build)
     return materialized(artifact, reused=reused)
 
 
@@ -67,50 +65,3 @@ def data_contract(stores: Stores) -> dg.AssetCheckResult:
 
     summary = check(stores.warehouse.items_frame(), stores.warehouse.behaviors_frame())
     return dg.AssetCheckResult(passed=bool(summary["success"]), metadata={"contract": dg.MetadataValue.json(summary)})
-
-
-@dg.asset(group_name=GROUP, code_version="1", kinds={"numpy"})
-def training_histories(
-    context: dg.AssetExecutionContext, stores: Stores, histories: Artifact
-) -> dg.MaterializeResult[Artifact]:
-    """Leave-one-out by position: what trains, what validates, what tests (DESIGN 5)."""
-
-    def build(folder: Path, work: Path) -> dict[str, Any]:
-        train, validation, test = leave_one_out(Histories.load(histories.path / "histories.npz"))
-        train.save(folder / "train.npz")
-        for part in (validation, test):
-            part.save(folder / f"{part.split}.npz")
-        return {"training_behaviors": len(train.items), "validation_users": len(validation), "test_users": len(test)}
-
-    artifact, reused = stores.artifacts.produce(
-        "training_histories", code_version="1", config={}, inputs={"behaviors": histories}, build=build
-    )
-    return materialized(artifact, reused=reused)
-
-
-@dg.asset(group_name=GROUP, code_version="1", kinds={"scipy"})
-def item_pairs(
-    context: dg.AssetExecutionContext, stores: Stores, training_histories: Artifact
-) -> dg.MaterializeResult[Artifact]:
-    """Items that go together in the training part of the logs: what item alignment learns from."""
-    from model.item_pairs import ItemPairsConfig
-    from model.item_pairs import item_pairs as make
-
-    config = configure(ItemPairsConfig, stores.settings.item_pairs, where="item_pairs")
-
-    def build(folder: Path, work: Path) -> dict[str, Any]:
-        from model.files import write_npz
-
-        pairs = make(Histories.load(training_histories.path / "train.npz"), config)
-        write_npz(folder / "pairs.npz", {"source": pairs.source, "target": pairs.target, "weight": pairs.weight})
-        return {"pairs": len(pairs)}
-
-    artifact, reused = stores.artifacts.produce(
-        "item_pairs", code_version="1", config=asdict(config), inputs={"histories": training_histories}, build=build
-    )
-    return materialized(artifact, reused=reused)
-
-
-def evaluation_set(histories: Artifact, split: str) -> EvaluationSet:
-    """The validation or test part of `training_histories`."""
-    return EvaluationSet.load(histories.path / f"{split}.npz")

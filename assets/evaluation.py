@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import numpy as np
 
-from assets.catalogue import evaluation_set
 from assets.stores.artifacts import Artifact
 from assets.stores.io_manager import materialized, picture
 from assets.stores.resource import Stores
+from assets.training_data import evaluation_set
 from model.files import read_json, write_json
 from model.histories import Histories
 from model.index_tree import IndexTree
@@ -99,6 +99,7 @@ def evaluation(
         by_length = [row for each in results for row in slice_rows(each, length_slices(test))]
         by_target = [row for each in results for row in slice_rows(each, popularity_slices(test.targets, counts))]
         report = evaluation_report(items.meta["catalogue"], results, simulated=simulated) | {
+            "protocol": training_histories.meta.get("protocol", ""),
             "recall_by_level": {str(level): share for level, share in kept.items()},
             "slices": {"history_length": by_length, "target_popularity": by_target},
         }

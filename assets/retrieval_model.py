@@ -6,10 +6,10 @@ from typing import Any
 
 import dagster as dg
 
-from assets.catalogue import evaluation_set
 from assets.stores.artifacts import Artifact
 from assets.stores.io_manager import materialized, picture
 from assets.stores.resource import Stores
+from assets.training_data import evaluation_set
 from model.configure import configure, merged
 from model.histories import Histories
 from model.index_tree import IndexTree

@@ -6,10 +6,10 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
-from assets.catalogue import evaluation_set
 from assets.stores.artifacts import Artifact
 from assets.stores.io_manager import materialized
 from assets.stores.resource import Stores
+from assets.training_data import evaluation_set
 from model.configure import configure
 from model.files import read_json, write_json
 from model.index_tree import IndexTree

@@ -67,6 +67,10 @@ class Settings(BaseSettings):
     alignment: dict[str, Any] = Field(default_factory=dict, description="options of model.alignment.AlignmentConfig")
     tree: dict[str, Any] = Field(default_factory=dict, description="options of model.index_tree.TreeConfig")
     training: dict[str, Any] = Field(default_factory=dict, description="options of model.training.TrainingConfig")
+    split: Literal["leave-one-out", "temporal"] = Field(
+        default="leave-one-out", description="how people's runs split; what the schedule starts is always temporal"
+    )
+    temporal: dict[str, Any] = Field(default_factory=dict, description="options of model.histories.TemporalConfig")
     require_two_people: bool = Field(default=False, description="whoever trained a version cannot promote it")
     auto_promote: bool = Field(default=False, description="promote what passes the gate, without a reviewer")
     actor: str = Field(

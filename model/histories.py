@@ -1,10 +1,13 @@
-"""Users' histories as flat arrays, and the leave-one-out split of DESIGN 5.
+"""Users' histories as flat arrays, and the splits of DESIGN 5: leave-one-out, and before and after a day.
 
 - One user is one slice `items[offsets[u]:offsets[u + 1]]`, oldest first: no list of lists, so that a million users are two arrays.
 - Items are indices 0..N-1 into the catalogue's order; ids from outside live only at the edges.
 - Leave-one-out goes by position: the last item tests, the one before validates, the rest trains. A user needs three
   behaviors to be evaluated; a shorter history trains only. A target that its user had seen before is not evaluated,
   since seen items are excluded from the answer.
+- The temporal split asks for the same last item of a user, but only of those who came in the newest days, and trains on nothing
+  of those days, whoever's it is. So a model that left one out has not trained on its targets either, and the two can be
+  compared; what it knows of other users' newest days is its own.
 """
 
 from __future__ import annotations
@@ -20,7 +23,22 @@ from numpy.typing import NDArray
 from model.errors import BadInput
 from model.files import read_npz, write_npz
 
-__all__ = ["EvaluationSet", "Histories", "leave_one_out", "left_padded", "length_batches", "with_targets"]
+__all__ = [
+    "SPLITS",
+    "EvaluationSet",
+    "Histories",
+    "TemporalConfig",
+    "leave_one_out",
+    "left_padded",
+    "length_batches",
+    "split",
+    "temporal_split",
+    "with_targets",
+]
+
+
+SPLITS = ("leave-one-out", "temporal")
+"""The splits that there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,27 +176,124 @@ def with_targets(train: Histories, held_out: EvaluationSet) -> Histories:
     return Histories(offsets=offsets, items=items, n_items=train.n_items)
 
 
+def _last_items(histories: Histories, users: NDArray[np.int64], split: str) -> EvaluationSet:
+    """The last item of each of `users` as its target, what came before as seen; those who had seen it before are left out."""
+    kept, slices = [], []
+    for user in users.tolist():
+        before, target = histories[user][:-1], histories[user][-1]
+        if target not in before:
+            kept.append(user)
+            slices.append(before)
+    chosen = np.array(kept, dtype=np.int64)
+    items = np.concatenate(slices).astype(np.int32) if slices else np.zeros(0, np.int32)
+    offsets = np.concatenate([[0], np.cumsum([len(s) for s in slices])]).astype(np.int64)
+    seen = Histories(offsets=offsets, items=items, n_items=histories.n_items)
+    return EvaluationSet(
+        split=split, users=chosen, seen=seen, targets=histories.items[histories.offsets[1:][chosen] - 1]
+    )
+
+
 def leave_one_out(histories: Histories) -> tuple[Histories, EvaluationSet, EvaluationSet]:
     """Split into (train, validation, test) by position.
 
     `train` keeps every user (users of fewer than three behaviors whole), so that train[u] is user u.
     """
-    lengths = histories.lengths
-    enough = lengths >= 3
+    enough = histories.lengths >= 3
+    users = np.flatnonzero(enough)
+    before = histories.drop_last(enough.astype(np.int64))
     train = histories.drop_last(np.where(enough, 2, 0))
+    return train, _last_items(before, users, "validation"), _last_items(histories, users, "test")
 
-    def held_out(split: str, back: int) -> EvaluationSet:
-        users = np.flatnonzero(enough)
-        targets = histories.items[histories.offsets[1:][users] - back]
-        kept, slices = [], []
-        for position, user in enumerate(users):
-            before = histories[int(user)][: lengths[user] - back]
-            if targets[position] not in before:
-                kept.append(position)
-                slices.append(before)
-        items = np.concatenate(slices).astype(np.int32) if slices else np.zeros(0, np.int32)
-        offsets = np.concatenate([[0], np.cumsum([len(s) for s in slices])]).astype(np.int64)
-        seen = Histories(offsets=offsets, items=items, n_items=histories.n_items)
-        return EvaluationSet(split=split, users=users[kept], seen=seen, targets=targets[kept])
 
-    return train, held_out("validation", 2), held_out("test", 1)
+@dataclass(frozen=True, kw_only=True)
+class TemporalConfig:
+    """How many of the newest days are held out: days are added until one of the two is reached, at least one day each time."""
+
+    users: int = 1000
+    """Users to evaluate, for validation and for the test."""
+    share: float = 0.1
+    """Share of the behaviors that may be held out at most, each time."""
+
+    def __post_init__(self) -> None:
+        if self.users < 1 or not 0 < self.share < 1:
+            raise BadInput(
+                f"users = {self.users} with share = {self.share} holds nothing out, or everything; give 1 or more and .1, say"
+            )
+
+
+def temporal_split(
+    histories: Histories, days: NDArray[np.integer], config: TemporalConfig | None = None
+) -> tuple[Histories, EvaluationSet, EvaluationSet, tuple[int, int]]:
+    """Split into (train, validation, test, (first day of validation, first day of the test)).
+
+    days: (B,) day of each behavior, in the order of `histories.items`; where it goes back within a user, the order counts.
+    `train` keeps every user, also those it holds nothing of, so that train[u] is user u; nothing in it is of the first day of
+    validation or later. Raises BadInput where the behaviors are of too few days to split.
+    """
+    config = config or TemporalConfig()
+    if days.shape != histories.items.shape:
+        raise BadInput(
+            f"{len(days)} days do not fit {len(histories.items)} behaviors; materialize histories and its split again"
+        )
+    reached = _running_maximum(days.astype(np.int64), histories.offsets)
+    test_from = _first_day(histories, reached, config)
+    before, days_before = _before(histories, reached, test_from)
+    validation_from = _first_day(before, days_before, config)
+    train, _ = _before(before, days_before, validation_from)
+    if not len(train.items):
+        raise BadInput(
+            f"the behaviors are of {len(np.unique(days))} days, too few to train before one day and evaluate after it; "
+            "use MISS_SPLIT=leave-one-out"
+        )
+    test = _last_items(histories, _came(histories, reached, test_from), "test")
+    validation = _last_items(before, _came(before, days_before, validation_from), "validation")
+    return train, validation, test, (validation_from, test_from)
+
+
+def _running_maximum(days: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(B,) the latest day up to each behavior, within its user."""
+    if not len(days):
+        return days
+    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    step = int(days.max() - days.min()) + 1  # a user's days all lie above those of the user before
+    shift = days.min() - users * step
+    return np.asarray(np.maximum.accumulate(days - shift) + shift, dtype=np.int64)
+
+
+def _came(histories: Histories, reached: NDArray[np.int64], day: int) -> NDArray[np.int64]:
+    """Users of three behaviors or more whose last one is of `day` or later."""
+    enough = np.flatnonzero(histories.lengths >= 3)
+    return enough[reached[histories.offsets[1:][enough] - 1] >= day]
+
+
+def _first_day(histories: Histories, reached: NDArray[np.int64], config: TemporalConfig) -> int:
+    """The day from which on behaviors are held out."""
+    if not len(reached):
+        return 0
+    distinct, behaviors = np.unique(reached, return_counts=True)
+    last = reached[histories.offsets[1:][histories.lengths >= 3] - 1]
+    users = np.bincount(np.searchsorted(distinct, last), minlength=len(distinct))
+    enough = int(np.searchsorted(np.cumsum(users[::-1]), config.users))
+    within = int((np.cumsum(behaviors[::-1]) <= config.share * len(reached)).sum())
+    return int(distinct[::-1][min(enough, max(within, 1) - 1)])
+
+
+def _before(histories: Histories, reached: NDArray[np.int64], day: int) -> tuple[Histories, NDArray[np.int64]]:
+    """What came before `day`, and its days."""
+    kept = reached < day
+    users = np.repeat(np.arange(len(histories)), histories.lengths)
+    lengths = np.bincount(users[kept], minlength=len(histories))
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    part = Histories(offsets=offsets, items=histories.items[kept], n_items=histories.n_items)
+    return part, reached[kept]
+
+
+def split(
+    kind: str, histories: Histories, days: NDArray[np.integer], config: TemporalConfig
+) -> tuple[Histories, EvaluationSet, EvaluationSet, str]:
+    """(train, validation, test) by one of `SPLITS`, and in words what was held out. Raises as the two do."""
+    if kind == "leave-one-out":
+        return *leave_one_out(histories), "each user's last item tests, the one before validates"
+    train, validation, test, first = temporal_split(histories, days, config)
+    validation_from, test_from = (str(np.datetime64(day, "D")) for day in first)
+    return train, validation, test, f"trained before {validation_from}, validated before {test_from}, tested from there"

@@ -14,6 +14,7 @@ from assets import (
     index_tree,
     retrieval_model,
     retrieval_onnx,
+    training_data,
 )
 from assets.settings import Settings, quiet_environment
 from assets.stores.io_manager import ArtifactIOManager
@@ -25,7 +26,8 @@ quiet_environment()
 
 def build(settings: Settings) -> dg.Definitions:
     """Definitions over one home."""
-    modules = [catalogue, embeddings, index_tree, retrieval_model, evaluation, retrieval_onnx, candidate, champion]
+    making = [catalogue, training_data, embeddings, index_tree, retrieval_model, evaluation, retrieval_onnx]
+    modules = [*making, candidate, champion]
     graph = dg.AssetSelection.all() - dg.AssetSelection.assets("behaviors")
     stores = Stores(home=str(settings.root))
     return dg.Definitions(

@@ -9,10 +9,11 @@ import dagster as dg
 from assets.champion import rows_seen
 from assets.release.review import waiting
 from assets.stores.resource import Stores
+from assets.training_data import Split
 from model.files import digest_json
 from orchestration.run import EVERYTHING
 
-__all__ = ["daily", "reviews"]
+__all__ = ["RETRAINING", "daily", "reviews"]
 
 PROMOTION = "promotion"
 
@@ -35,12 +36,17 @@ def reviews(context: dg.SensorEvaluationContext, stores: Stores) -> dg.RunReques
     return dg.RunRequest(run_key=key, tags={"miss/reason": "; ".join(found["reasons"])[:250]})
 
 
+RETRAINING = dg.RunConfig(ops={"training_histories": Split(split="temporal")})
+"""What every run that no person starts is told: to train before a day and to be judged by what came after."""
+
+
 def daily(cron: str) -> dg.ScheduleDefinition:
     """Runs the whole graph: what is not stale is found again, so a day without news costs a minute."""
     return dg.ScheduleDefinition(
         name="daily",
         job_name=EVERYTHING,
         cron_schedule=cron,
+        run_config=RETRAINING,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="retrains on what has come since, has it judged, and leaves it to a reviewer",

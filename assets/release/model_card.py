@@ -74,6 +74,7 @@ def card(judged: Judged, report: Mapping[str, Any], *, changes: Sequence[str], r
         if not failed
         else "It cannot be promoted.",
         f"## Gains and losses ({report['split']} item, {len(judged.own):,} users; difference with 95 % interval)",
+        str(report.get("protocol", "")),
         _table(["", *METRICS], [["this version", *(f"{_mean(judged, m):.4f}" for m in METRICS)]]),
         _table(["against", *METRICS], [[name, *(_told(gain(judged, name, m)) for m in METRICS)] for name in names]),
         "## What changed since the champion" if judged.champion else "",

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assets.catalogue import evaluation_set
 from assets.stores.artifacts import Artifact
 from assets.stores.registry import CHAMPION, ModelVersionInfo
 from assets.stores.resource import Stores
+from assets.training_data import evaluation_set
 from model.errors import NotReady
 from model.files import MANIFEST, read_json, read_npz
 from model.histories import Histories

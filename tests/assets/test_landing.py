@@ -45,7 +45,7 @@ def warehouse(tmp_path: Path) -> Warehouse:
 
 
 def contents(warehouse: Warehouse) -> tuple:
-    found, users = warehouse.histories()
+    found, users, _ = warehouse.histories()
     histories = {str(user): found[row].tolist() for row, user in enumerate(users)}
     return warehouse.digests(), histories, warehouse.items_frame()["title"].tolist(), warehouse.catalogue()
 

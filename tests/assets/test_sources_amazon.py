@@ -54,7 +54,7 @@ def staged(source: Source, connection: duckdb.DuckDBPyConnection) -> tuple[list[
 
 
 def histories(warehouse: Warehouse) -> dict[str, list[str]]:
-    found, users = warehouse.histories()
+    found, users, _ = warehouse.histories()
     ids = list(warehouse.items_frame()["item_id"])
     return {
         str(user): [ids[item] for item in found.items[start:end]]

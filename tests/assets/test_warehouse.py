@@ -67,7 +67,7 @@ def warehouse(tmp_path: Path) -> Warehouse:
 
 
 def histories(warehouse: Warehouse) -> dict[str, list[int]]:
-    found, users = warehouse.histories()
+    found, users, _ = warehouse.histories()
     return {str(user): found[row].tolist() for row, user in enumerate(users)}
 
 
@@ -110,7 +110,7 @@ def test_an_ingest_is_read_back_in_the_catalogues_order(warehouse: Warehouse, tm
     assert warehouse.catalogue() == ("shop", False)
     assert warehouse.items_frame()["item_id"].tolist() == ["a", "b", "c"]
     assert histories(warehouse) == {"u1": [0, 1], "u2": [1, 2, 0]}
-    found, users = warehouse.histories()
+    found, users, _ = warehouse.histories()
     assert (found.items.dtype, found.offsets.dtype, users.dtype.kind, found.n_items) == (np.int32, np.int64, "U", 3)
 
 
@@ -186,7 +186,7 @@ def test_histories_follow_time_however_the_rows_arrive(tmp_path_factory, rows: l
         ).fetchall()
     assert times == set(rows)
     assert in_order == sorted(in_order)
-    found, users = warehouse.histories()
+    found, users, _ = warehouse.histories()
     assert len(found.items) == len(rows)
     assert users.tolist() == sorted({user for user, _, _ in rows})
 
@@ -214,7 +214,7 @@ def test_odd_ids_survive_to_the_histories(warehouse: Warehouse, tmp_path: Path) 
     odd = ["two words", "naïve 日本 🙂", 'it\'s "quoted", with; comma', "'; DROP TABLE items; --", " edge "]
     rows = [(user, item, place) for user in odd for place, item in enumerate(odd)]
     warehouse.ingest(detect(write(tmp_path / 'it\'s a "shop"', items={"item_id": odd, "title": odd}, rows=rows)))
-    found, users = warehouse.histories()
+    found, users, _ = warehouse.histories()
     assert users.tolist() == sorted(odd)
     ids = warehouse.items_frame()["item_id"].to_numpy()
     assert [ids[item] for item in found[0]] == odd
@@ -317,7 +317,7 @@ def test_movielens_1m_is_ingested_whole(warehouse: Warehouse) -> None:
     report = warehouse.ingest(detect(_data("movielens-1m")))
     assert warehouse.counts() == {"items": 3883, "users": 6040, "behaviors": 999_611}
     assert report.images_missing == 0
-    found, users = warehouse.histories()
+    found, users, _ = warehouse.histories()
     assert (len(users), len(found.items), found.n_items, found.lengths.max()) == (6040, 999_611, 3883, 2277)
     started = time.perf_counter()
     digests = warehouse.digests()
