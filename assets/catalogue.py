@@ -12,7 +12,12 @@ from assets.stores.resource import Stores
 GROUP = "data"
 
 
-@dg.asset(group_name=GROUP, code_version="1", kinds={"duckdb"})
+landed_items = dg.AssetSpec(
+    "landed_items", group_name=GROUP, kinds={"duckdb"}, description="the catalogue's rows in the warehouse, as ingested"
+)
+
+
+@dg.asset(group_name=GROUP, code_version="1", kinds={"duckdb"}, deps=[landed_items])
 def items(context: dg.AssetExecutionContext, stores: Stores) -> dg.MaterializeResult[Artifact]:
     """The catalogue as of now; row i of every later table is item i of this one (ordered by item_id)."""
     warehouse = stores.warehouse

@@ -19,7 +19,7 @@ from assets import (
 from assets.settings import Settings, quiet_environment
 from assets.stores.io_manager import ArtifactIOManager
 from assets.stores.resource import Stores
-from orchestration import inbox, run, sensors
+from orchestration import automation, inbox, jobs, sensors
 
 quiet_environment()
 
@@ -28,27 +28,23 @@ def build(settings: Settings) -> dg.Definitions:
     """Definitions over one home."""
     making = [catalogue, training_data, embeddings, index_tree, retrieval_model, evaluation, retrieval_onnx]
     modules = [*making, candidate, champion]
-    graph = dg.AssetSelection.all() - dg.AssetSelection.assets("behaviors")
     stores = Stores(home=str(settings.root))
     return dg.Definitions(
-        assets=[*dg.load_assets_from_modules(modules), behaviors.daily_behaviors(behaviors.first_day(stores))],
-        asset_checks=dg.load_asset_checks_from_modules(modules),
-        jobs=[
-            dg.define_asset_job(
-                run.EVERYTHING,
-                selection=graph,
-                description="logs to champion",
-            ),
-            dg.define_asset_job(run.DAYS, selection="behaviors", description="days of logs into the warehouse"),
-            dg.define_asset_job(sensors.PROMOTION, selection="champion", description="what reviewers decided"),
-            inbox.inbox_job,
+        assets=[
+            *dg.load_assets_from_modules(modules, automation_condition=automation.STALE),
+            behaviors.daily_behaviors(behaviors.first_day(stores)),
         ],
-        sensors=[sensors.reviews, inbox.inbox],
+        asset_checks=dg.load_asset_checks_from_modules(modules),
+        jobs=jobs.JOBS,
+        sensors=[
+            sensors.reviews,
+            inbox.inbox,
+            automation.landed,
+            automation.keep_fresh,
+            automation.retrain_when_stale,
+        ],
         schedules=[sensors.daily(settings.retrain)],
-        resources={
-            "stores": stores,
-            "io_manager": ArtifactIOManager(root=str(settings.artifacts)),
-        },
+        resources={"stores": stores, "io_manager": ArtifactIOManager(root=str(settings.artifacts))},
         executor=dg.in_process_executor,
     )
 

@@ -17,7 +17,7 @@ from assets.behaviors import POOL
 from assets.sources import detect
 from assets.stores.resource import Stores
 from model.errors import BadInput, NotReady, Refused
-from orchestration.run import report_days
+from orchestration.run import report_landed
 
 __all__ = ["INBOX", "inbox", "inbox_job", "still_files"]
 
@@ -47,8 +47,10 @@ def take_in(context: dg.OpExecutionContext, config: Landed, stores: Stores) -> N
         raise dg.Failure(f"{error} (moved to {aside})", allow_retries=False) from error
     except NotReady as error:
         raise dg.RetryRequested(max_retries=3, seconds_to_wait=20) from error
-    news = report_days(context.instance, stores)
-    context.log.info(f"{report.sentence()}; {news} days changed; moved to {_moved(path, root / 'done')}")
+    news = report_landed(context.instance, stores)
+    context.log.info(
+        f"{report.sentence()}; news: {', '.join(news[:10]) or 'none'}; moved to {_moved(path, root / 'done')}"
+    )
 
 
 def _moved(path: Path, folder: Path) -> Path:

@@ -18,10 +18,14 @@ from model.files import write_bytes
 if TYPE_CHECKING:
     import dagster as dg
 
-__all__ = ["DAYS", "EVERYTHING", "dagster_home", "instance", "materialize", "materialize_days", "report_days"]
+__all__ = ["DAYS", "EVERYTHING", "dagster_home", "instance", "materialize", "materialize_days", "report_landed"]
 
 EVERYTHING, DAYS = "everything", "days"
 """The jobs: from histories to the champion, and days of logs into the warehouse."""
+LANDED_ITEMS = "landed_items"
+"""The external asset that stands for the rows of the warehouse's items."""
+RETRAINING_TAG = "miss/retraining"
+"""Tag of runs that train: one at a time is taken from the queue."""
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 """Dagster's tags of a run over a range of partitions."""
 PROCESS = "miss/process"
@@ -35,6 +39,9 @@ telemetry:
 concurrency:
   runs:
     max_concurrent_runs: 4
+    tag_concurrency_limits:
+      - key: miss/retraining
+        limit: 1
   pools:
     default_limit: 1
     granularity: op
@@ -112,21 +119,32 @@ def bury(found: dg.DagsterInstance) -> list[str]:
     return gone
 
 
-def report_days(found: dg.DagsterInstance, stores: Stores) -> int:
-    """Tell Dagster of the days that an ingest brought into the warehouse itself; how many were news to it."""
+def report_landed(found: dg.DagsterInstance, stores: Stores) -> list[str]:
+    """Tell Dagster of the days and the catalogue that came into the warehouse without a run of its own; what was news to it.
+
+    Days are partitions of `behaviors`, the catalogue is `landed_items`; the data version of each is a digest of its rows.
+    """
     import dagster as dg
 
-    asset, there, landed = dg.AssetKey("behaviors"), stores.warehouse.days(), stores.warehouse.landing.days()
+    there, landed = stores.warehouse.days(), stores.warehouse.landing.days()
+    days, catalogue = dg.AssetKey("behaviors"), dg.AssetKey(LANDED_ITEMS)
     known = found.event_log_storage.get_latest_tags_by_partition(
-        asset, dg.DagsterEventType.ASSET_MATERIALIZATION, tag_keys=[DATA_VERSION]
+        days, dg.DagsterEventType.ASSET_MATERIALIZATION, tag_keys=[DATA_VERSION]
     )
-    news = [day for day in landed if day in there and known.get(day, {}).get(DATA_VERSION) != landed[day]]
-    for day in news:
-        metadata = {"rows": there[day], "reported_by": "miss ingest"}
-        found.report_runless_asset_event(
-            dg.AssetMaterialization(asset, partition=day, metadata=metadata, tags={DATA_VERSION: landed[day]})
-        )
-    return len(news)
+    news = [
+        dg.AssetMaterialization(days, partition=day, metadata={"rows": there[day]}, tags={DATA_VERSION: digest})
+        for day, digest in landed.items()
+        if day in there and known.get(day, {}).get(DATA_VERSION) != digest
+    ]
+    items = stores.warehouse.counts()["items"]
+    if items:
+        digest, last = stores.warehouse.digests()["items"], found.get_latest_materialization_event(catalogue)
+        told = last.asset_materialization.tags if last and last.asset_materialization else {}
+        if (told or {}).get(DATA_VERSION) != digest:
+            news.append(dg.AssetMaterialization(catalogue, metadata={"rows": items}, tags={DATA_VERSION: digest}))
+    for event in news:
+        found.report_runless_asset_event(event)
+    return [event.partition or LANDED_ITEMS for event in news]
 
 
 def materialize_days(settings: Settings, first: date, last: date) -> None:
@@ -168,7 +186,7 @@ def materialize(settings: Settings, *, select: str | None = None) -> bool:
 
         definitions = build(settings)
         bury(found)
-        report_days(found, Stores(home=str(settings.root)))
+        report_landed(found, Stores(home=str(settings.root)))
         job = definitions.resolve_job_def(EVERYTHING)
         chosen = None
         if select is not None:

@@ -134,6 +134,14 @@ class ArtifactStore:
             raise Corrupt(f"{artifact.path} is not the artifact that {pointer} names; run `miss materialize` again")
         return artifact
 
+    def of_key(self, asset: str, key: str) -> Artifact:
+        """The artifact of a recipe, by the recipe's key; `Corrupt` where it is not there."""
+        folder = self._folder(asset, key)
+        try:
+            return self._read(asset, folder)
+        except (FileNotFoundError, KeyError, TypeError) as error:
+            raise Corrupt(f"{folder} is not there any more; run `miss materialize` again") from error
+
     def prune(self, keep: int = 3) -> list[Path]:
         """Delete all but the `keep` artifacts used last of each asset, never a current one, and what killed builds left.
 

@@ -2,18 +2,24 @@
 
 - `materialized` turns a produced artifact into the asset's result, with its data version and what it cost; annotate the
   asset with `-> MaterializeResult[Artifact]`, or nothing is handed on.
-- `handle_output` makes the artifact the asset's current one; `load_input` gives the current one of the asset upstream.
+- `handle_output` makes the artifact the asset's current one. `load_input` gives the one that this very run has made, by the event
+  log, so that a run sees one state of the data whatever other runs do meanwhile; else the current one of the asset upstream.
 - Assets that live in the warehouse return no artifact (`None`, or `MaterializeResult`) and are named in `deps`.
-
-Not covered: two runs of the same asset with different configurations at the same time: the pointer is the asset's, and
-the one that ends last has it.
 """
 
 import base64
 from pathlib import Path
 from typing import Any
 
-from dagster import ConfigurableIOManager, DataVersion, InputContext, MaterializeResult, MetadataValue, OutputContext
+from dagster import (
+    ConfigurableIOManager,
+    DagsterEventType,
+    DataVersion,
+    InputContext,
+    MaterializeResult,
+    MetadataValue,
+    OutputContext,
+)
 
 from assets.stores.artifacts import RECIPE, Artifact, ArtifactStore
 from model.errors import Corrupt
@@ -66,9 +72,19 @@ class ArtifactIOManager(ConfigurableIOManager):
         self.store.point(obj)
 
     def load_input(self, context: InputContext) -> Artifact:
-        """The current artifact of the asset upstream; `NotReady` where it was never made, `Corrupt` where it is gone."""
-        artifact = self.store.current(context.asset_key.path[-1])
+        """The artifact of the asset upstream; `NotReady` where it was never made, `Corrupt` where it is gone."""
+        name, key = context.asset_key.path[-1], _made_in_this_run(context)
+        artifact = self.store.current(name) if key is None else self.store.of_key(name, key)
         if not (artifact.path / MANIFEST).is_file():
             raise Corrupt(f"{artifact.path} has no {MANIFEST}; run `miss materialize` again")
         context.add_input_metadata({"key": artifact.key, "data_version": artifact.data_version})
         return artifact
+
+
+def _made_in_this_run(context: InputContext) -> str | None:
+    """Key of the artifact that the run has materialized of the input's asset; None where it has not."""
+    records = context.instance.get_records_for_run(
+        context.step_context.run_id, of_type=DagsterEventType.ASSET_MATERIALIZATION
+    ).records
+    made = [each.asset_materialization for each in records if each.asset_key == context.asset_key]
+    return str(made[-1].metadata["key"].value) if made and made[-1] else None

@@ -105,6 +105,31 @@ def test_one_asset_alone_takes_what_was_made_upstream_before(tmp_path: Path) -> 
             _run(tmp_path, instance, selection=["shout"])
 
 
+def test_a_run_sees_what_it_made_itself_whatever_another_run_makes_meanwhile(tmp_path: Path) -> None:
+    """A sensor that keeps the catalogue fresh must not put another catalogue under a training that has begun."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        words, *_ = _graph(tmp_path)
+
+        @dg.asset(deps=[words])
+        def meanwhile() -> None:
+            assert _run(tmp_path, instance, text="four five six").success
+            assert ArtifactStore(tmp_path).current("words").meta["rows"] == 3
+
+        @dg.asset(deps=[meanwhile])
+        def late(words: Artifact) -> dg.MaterializeResult[None]:
+            return dg.MaterializeResult(metadata={"rows": words.meta["rows"]})
+
+        done = dg.materialize(
+            [words, meanwhile, late],
+            resources={"io_manager": ArtifactIOManager(root=str(tmp_path))},
+            instance=instance,
+            run_config={"ops": {"words": {"config": {"text": "one two"}}}},
+        )
+        assert done.success
+        assert _event(instance, "late").metadata["rows"].value == 2
+        assert ArtifactStore(tmp_path).current("words").meta["rows"] == 3
+
+
 def test_anything_but_the_assets_own_artifact_is_refused(tmp_path: Path) -> None:
     artifact, _ = ArtifactStore(tmp_path).produce("words", code_version="1", config={}, inputs={}, build=_build("x"))
 

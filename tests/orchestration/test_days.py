@@ -23,7 +23,7 @@ from assets.settings import Settings
 from assets.sources import detect
 from assets.stores.resource import Stores
 from model.errors import BadInput, NotReady
-from orchestration.run import instance, report_days
+from orchestration.run import LANDED_ITEMS, instance, report_landed
 
 ROOT = Path(__file__).parents[2]
 BEHAVIORS = dg.AssetKey("behaviors")
@@ -64,11 +64,13 @@ def materialized(settings: Settings) -> dict[str, Any]:
 
 def test_what_an_ingest_brought_is_told_to_dagster_once(stores: Stores, tmp_path: Path) -> None:
     with instance(stores.settings) as found:
-        assert report_days(found, stores) == 4
+        assert report_landed(found, stores) == [*DAYS, LANDED_ITEMS]
         assert found.get_materialized_partitions(BEHAVIORS) == set(DAYS)
-        assert report_days(found, stores) == 0
+        assert report_landed(found, stores) == []
         stores.warehouse.ingest(detect(write(tmp_path / "shop", days=5)))
-        assert report_days(found, stores) == 1, "a day that nothing was added to is no news"
+        assert report_landed(found, stores) == ["2020-09-17"], (
+            "a day, or a catalogue, that nothing was added to is no news"
+        )
     assert materialized(stores.settings)["2020-09-17"].metadata["rows"].value == PER_DAY
 
 
