@@ -10,6 +10,8 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from filelock import FileLock
+
 from assets.settings import Settings, quiet_environment
 from assets.stores.resource import Stores
 from model.errors import BadInput, MissError
@@ -84,7 +86,9 @@ def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
     home = dagster_home(settings)
     os.environ["DAGSTER_HOME"] = str(home)
-    with dg.DagsterInstance.from_config(str(home)) as found:
+    with FileLock(home / ".opening.lock"):  # two processes that make its tables at once would be in each other's way
+        found = dg.DagsterInstance.from_config(str(home))
+    with found:
         yield found
 
 

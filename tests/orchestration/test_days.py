@@ -172,6 +172,42 @@ cli.main(["backfill", {DAYS[0]!r}, {DAYS[3]!r}])
         )
 
 
+@pytest.mark.slow
+def test_twenty_materializations_at_once_wait_for_each_other(stores: Stores, tmp_path: Path) -> None:
+    """Twenty processes want DuckDB's one writer and Dagster's pool at the same moment: all end well, none meets a lock."""
+    stores.warehouse.ingest(detect(write(tmp_path / "shop", days=20)))
+    days = sorted(stores.warehouse.days())
+    with stores.warehouse.connect(write=True) as connection:
+        connection.execute("DELETE FROM behaviors")
+    script = f"""
+import os, sys
+import dagster
+from orchestration import cli, definitions
+def one(day):
+    said = os.open(os.path.join({str(tmp_path)!r}, day), os.O_CREAT | os.O_WRONLY)
+    os.dup2(said, 1), os.dup2(said, 2)
+    try:
+        cli.main(["backfill", day, day])
+    except SystemExit as done:
+        os._exit(done.code or 0)
+    os._exit(0)
+children = []
+for day in {days!r}:
+    child = os.fork()
+    children.append(child) if child else one(day)
+sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0 for child in children))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, check=False, timeout=500)
+    told = {day: (tmp_path / day).read_text() for day in days}
+    assert done.returncode == 0, told
+    assert not [text for text in told.values() if "lock" in text.lower() or "Traceback" in text], told
+    assert stores.warehouse.days() == dict.fromkeys(days, PER_DAY)
+    assert sorted(materialized(stores.settings)) == days
+    with instance(stores.settings) as found:
+        assert [run.status for run in found.get_runs()] == [dg.DagsterRunStatus.SUCCESS] * 20
+        assert found.event_log_storage.get_concurrency_info("warehouse").active_slot_count == 0
+
+
 def test_a_lost_warehouse_is_made_again(miss: Miss, stores: Stores) -> None:
     before = stores.warehouse.digests()
     stores.warehouse.path.unlink()
