@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime
 
 import dagster as dg
 
+from assets.retries import patient
 from assets.stores.resource import Stores
 
 GROUP, POOL = "data", "warehouse"
@@ -32,6 +33,7 @@ def daily_behaviors(first: date) -> dg.AssetsDefinition:
             code_version="2",
             kinds={"duckdb"},
         )
+        @patient
         def behaviors(context: dg.AssetExecutionContext, stores: Stores) -> dg.MaterializeResult[None]:
             """Brings in what has landed of these days and is not there; a day may be brought in as often as one likes."""
             keys = context.partition_keys

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
+from assets.retries import patient
 from assets.stores.artifacts import Artifact
 from assets.stores.io_manager import materialized
 from assets.stores.resource import Stores
@@ -17,6 +18,7 @@ GROUP = "promotion"
 
 
 @dg.asset(group_name=GROUP, code_version="2", kinds={"mlflow"})
+@patient
 def candidate(
     context: dg.AssetExecutionContext,
     stores: Stores,

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.retries import patient
 from assets.stores.artifacts import Artifact
 from assets.stores.io_manager import materialized
 from assets.stores.resource import Stores
@@ -18,6 +19,7 @@ landed_items = dg.AssetSpec(
 
 
 @dg.asset(group_name=GROUP, code_version="1", kinds={"duckdb"}, deps=[landed_items])
+@patient
 def items(context: dg.AssetExecutionContext, stores: Stores) -> dg.MaterializeResult[Artifact]:
     """The catalogue as of now; row i of every later table is item i of this one (ordered by item_id)."""
     warehouse = stores.warehouse
@@ -38,6 +40,7 @@ def items(context: dg.AssetExecutionContext, stores: Stores) -> dg.MaterializeRe
 
 
 @dg.asset(group_name=GROUP, code_version="2", kinds={"duckdb"}, deps=["behaviors"])
+@patient
 def histories(context: dg.AssetExecutionContext, stores: Stores, items: Artifact) -> dg.MaterializeResult[Artifact]:
     """Every user's history over all days, oldest first, as flat arrays."""
     warehouse = stores.warehouse

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from assets.release.review import carry_out
+from assets.retries import patient
 from assets.stores.artifacts import Artifact
 from assets.stores.champion import RESTORE
 from assets.stores.resource import Stores
@@ -24,6 +25,7 @@ ROWS = "ledger_rows"
         )
     ],
 )
+@patient
 def champion(context: dg.AssetExecutionContext, stores: Stores, candidate: Artifact) -> dg.MaterializeResult:
     """Promotes a home's first candidate that passes the gate, then what reviewers approve; or all that pass, where so set."""
     promotion, registry, log = stores.promotion, stores.registry, context.log

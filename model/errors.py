@@ -3,6 +3,7 @@
     MissError                  anything this project raises on purpose; the CLI prints its sentence and exits with `exit_code`
     ├── BadInput               what came from outside is not usable: a file, an id, a number       (exit 2)
     ├── NotReady               a step before this one has not been run                             (exit 3)
+    │   └── Busy               another process has it, or a server does not answer: try again      (exit 3)
     ├── Refused                a rule forbids it: promotion without a verdict, a second catalogue  (exit 4)
     └── Corrupt                bytes on disk are not what their digest says                        (exit 5)
 
@@ -11,7 +12,7 @@ Every message is one sentence that names the offending value and the way out. Ev
 
 from __future__ import annotations
 
-__all__ = ["BadInput", "Corrupt", "MissError", "NotReady", "Refused"]
+__all__ = ["BadInput", "Busy", "Corrupt", "MissError", "NotReady", "Refused"]
 
 
 class MissError(Exception):
@@ -30,6 +31,10 @@ class NotReady(MissError):
     """A step before this one has not been run."""
 
     exit_code = 3
+
+
+class Busy(NotReady):
+    """Another process has it, or a server does not answer; the same call may do later."""
 
 
 class Refused(MissError):

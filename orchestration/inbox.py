@@ -14,9 +14,10 @@ from pathlib import Path
 import dagster as dg
 
 from assets.behaviors import POOL
+from assets.retries import patient
 from assets.sources import detect
 from assets.stores.resource import Stores
-from model.errors import BadInput, NotReady, Refused
+from model.errors import BadInput, Refused
 from orchestration.run import report_landed
 
 __all__ = ["INBOX", "inbox", "inbox_job", "still_files"]
@@ -32,6 +33,7 @@ class Landed(dg.Config):
 
 
 @dg.op(pool=POOL)
+@patient
 def take_in(context: dg.OpExecutionContext, config: Landed, stores: Stores) -> None:
     """Ingest one file or folder of the inbox and move it out of the way."""
     root, path = stores.settings.inbox, Path(config.path).resolve()
@@ -45,8 +47,6 @@ def take_in(context: dg.OpExecutionContext, config: Landed, stores: Stores) -> N
     except (BadInput, Refused) as error:
         aside = _moved(path, root / "refused")
         raise dg.Failure(f"{error} (moved to {aside})", allow_retries=False) from error
-    except NotReady as error:
-        raise dg.RetryRequested(max_retries=3, seconds_to_wait=20) from error
     news = report_landed(context.instance, stores)
     context.log.info(
         f"{report.sentence()}; news: {', '.join(news[:10]) or 'none'}; moved to {_moved(path, root / 'done')}"

@@ -23,7 +23,7 @@ from typing import Any
 
 from assets.stores.books import Books, check_chain
 from assets.stores.registry import CHALLENGER, CHAMPION, PREVIOUS, REVIEW_BY, TRAINED_BY, ModelVersionInfo, Registry
-from model.errors import BadInput, Corrupt, NotReady, Refused
+from model.errors import BadInput, Busy, Corrupt, Refused
 
 __all__ = ["EXPIRES_AFTER", "LEDGER_ROW", "MOVES", "NOBODY", "RESTORE", "Champion", "utc_now"]
 
@@ -134,7 +134,7 @@ class Champion:
             self.registry.set_alias(CHAMPION, target.version)
             found = self.registry.by_alias(CHAMPION)
             if found is None or (found.version, found.digest) != (target.version, target.digest):
-                raise NotReady(f"the registry did not take version {target.version} as champion; try again")
+                raise Busy(f"the registry did not take version {target.version} as champion; try again")
             self._row(target, action=action, actor=actor, reason=reason)
             self._tidy()
             return self.registry.version(target.version)

@@ -1,7 +1,7 @@
 """One DuckDB file: opened for a moment, in one transaction, with a bounded wait for whoever holds it.
 
 - While one process writes, DuckDB refuses every other open, also a read: opening is tried again for a bounded time, and then
-  `NotReady` names the file and who holds it.
+  `Busy` names the file and who holds it.
 - Reading what does not exist yet creates nothing.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import duckdb
 
-from model.errors import Corrupt, NotReady
+from model.errors import Busy, Corrupt, NotReady
 
 __all__ = ["DuckFile", "Empty"]
 
@@ -59,7 +59,7 @@ class DuckFile:
                     raise
                 if time.monotonic() + pause > deadline:
                     holder = re.search(r"\(PID \d+\)", message)
-                    raise NotReady(
+                    raise Busy(
                         f"{self.path} is in use by another process{' ' + holder[0] if holder else ''} and was for "
                         f"{self.wait_s:g} s; wait for it to end, or end it, and try again"
                     ) from error

@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 
 from assets.settings import quiet_environment
 from assets.stores.run_log import RunHandle, mlflow_name
-from model.errors import BadInput, Corrupt, NotReady
+from model.errors import BadInput, Busy, Corrupt
 from model.files import MANIFEST, verify_dir
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Registry:
         try:
             lock.acquire()
         except Timeout as error:
-            raise NotReady(
+            raise Busy(
                 f"another process held {lock.lock_file} for {LOCK_WAIT_S:g} s; wait for it to end and try again"
             ) from error
         try:
