@@ -15,6 +15,7 @@ COLOURS = {
     "promotion": "#9d3c72",
 }
 LANES = {
+    "landed_items": 1.0,
     "items": 1.0,
     "text_embeddings": 0.0,
     "image_embeddings": 1.0,

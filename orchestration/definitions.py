@@ -32,6 +32,7 @@ def build(settings: Settings) -> dg.Definitions:
     return dg.Definitions(
         assets=[
             *dg.load_assets_from_modules(modules, automation_condition=automation.STALE),
+            catalogue.landed_items,
             behaviors.daily_behaviors(behaviors.first_day(stores)),
         ],
         asset_checks=dg.load_asset_checks_from_modules(modules),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,10 +16,17 @@ import time
 import urllib.request
 from pathlib import Path
 
+import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
+from assets.settings import Settings
+from assets.stores.resource import Stores
+from orchestration.automation import FRESH
+from orchestration.definitions import build
+from orchestration.run import EVERYTHING, LANDED_ITEMS, instance, report_landed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -180,6 +188,48 @@ def test_running_again_reuses_everything(home: Path) -> None:
     miss(home, "materialize")
     assert {p: p.stat().st_mtime_ns for p in (home / "artifacts").rglob("manifest.json")} == stamps
     assert champion_of(home)["digests"] == digests
+
+
+def test_a_changed_description_is_all_that_is_encoded_when_the_daemon_looks(
+    home: Path, catalogue: Path, tmp_path: Path
+) -> None:
+    """Declarative automation, made in process: asked for is what is downstream of the catalogue, encoded is one item."""
+    settings, team_cursor = Settings(home=home), None
+    changed = tmp_path / catalogue.name
+    shutil.copytree(catalogue, changed)
+    items = pd.read_parquet(changed / "items.parquet")
+    items.loc[3, "description"] = "A harbour scene at night"
+    items.to_parquet(changed / "items.parquet", index=False)
+
+    def tick(found: dg.DagsterInstance) -> set[str]:
+        nonlocal team_cursor
+        looked = dg.evaluate_automation_conditions(build(settings), found, asset_selection=FRESH, cursor=team_cursor)
+        team_cursor = looked.cursor
+        return {each.key.to_user_string() for each in looked.results if not each.true_subset.is_empty}
+
+    with instance(settings) as found:
+        stores = Stores(home=str(home))
+        report_landed(found, stores)
+        before = found.get_latest_materialization_event(dg.AssetKey("retrieval_model"))
+        assert tick(found) == tick(found) == set()
+        miss(home, "ingest", str(changed))
+        assert report_landed(found, stores) == [LANDED_ITEMS]
+        asked = tick(found)
+        assert asked == {"items", "text_embeddings", "image_embeddings", "histories"}
+        job = build(settings).resolve_job_def(EVERYTHING)
+        done = job.execute_in_process(instance=found, asset_selection=[dg.AssetKey(name) for name in asked])
+        assert done.success
+
+        def told(asset: str, name: str) -> object:
+            event = found.get_latest_materialization_event(dg.AssetKey(asset))
+            assert event is not None
+            assert event.asset_materialization is not None
+            return event.asset_materialization.metadata[name].value
+
+        assert [told("text_embeddings", name) for name in ("encoded", "reused_vectors")] == [1, GROUPS * PER_GROUP - 1]
+        assert told("image_embeddings", "encoded") == 0
+        assert tick(found) == set()
+        assert found.get_latest_materialization_event(dg.AssetKey("retrieval_model")) == before, "nothing was trained"
 
 
 def test_tuning_logs_every_trial_under_one_run_and_changes_nothing(home: Path, tmp_path: Path) -> None:

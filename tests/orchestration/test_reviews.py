@@ -12,51 +12,14 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from team import Team
 
 from assets.settings import Settings
 from assets.stores.artifacts import ArtifactStore
-from assets.stores.resource import Stores
 from model.files import MANIFEST
 from orchestration.definitions import build
 from orchestration.run import instance
-from orchestration.sensors import PROMOTION, reviews
-
-CHECK = dg.AssetCheckKey(dg.AssetKey("champion"), "promoted_by_the_gate")
-
-
-class Team:
-    """The home's Dagster instance and stores; `look` is one tick of the sensor."""
-
-    def __init__(self, settings: Settings, found: dg.DagsterInstance) -> None:
-        self.settings, self.instance, self.stores = settings, found, Stores(home=str(settings.root))
-        self.registry, self.books = self.stores.registry, self.stores.books
-
-    def look(self) -> dg.RunRequest | dg.SkipReason:
-        context = dg.build_sensor_context(instance=self.instance, resources={"stores": self.stores})
-        found: Any = reviews(context)
-        return found
-
-    def run(self, request: dg.RunRequest | dg.SkipReason) -> str:
-        """What the daemon does with a request; the run's id."""
-        assert isinstance(request, dg.RunRequest), request
-        job = build(self.settings).resolve_job_def(PROMOTION)
-        done = job.execute_in_process(instance=self.instance, tags=request.tags)
-        assert done.success
-        return done.run_id
-
-    def checked(self) -> tuple[bool, Any]:
-        """The newest evaluation of the check, from the event log: whether it passed, and what was put back."""
-        (record,) = self.instance.event_log_storage.get_asset_check_execution_history(CHECK, limit=1)
-        evaluation = record.evaluation
-        assert evaluation is not None
-        return evaluation.passed, evaluation.metadata["put_back"].value
-
-    def served(self) -> Any:
-        """The champion by the event log."""
-        event = self.instance.get_latest_materialization_event(dg.AssetKey("champion"))
-        assert event is not None
-        assert event.asset_materialization is not None
-        return event.asset_materialization.metadata["champion_version"].value
+from orchestration.sensors import PROMOTION
 
 
 @pytest.fixture
@@ -91,9 +54,10 @@ def test_an_approval_in_mlflow_is_promoted_by_a_run(team: Team) -> None:
     assert isinstance(again, dg.RunRequest)
     assert again.run_key == request.run_key, "the daemon starts one run for one state"
     run_id = team.run(request)
-    assert team.instance.get_run_by_id(run_id).tags["miss/reason"] == "version 3 was approved"
+    assert team.tags(run_id)["miss/reason"] == "version 3 was approved"
     assert team.served() == "3"
-    assert team.checked() == (True, [])
+    assert team.checked().passed
+    assert team.checked().metadata["put_back"].value == []
     assert team.registry.aliases() == {"champion": "3", "previous": "1"}
     assert [(row["action"], row["version"], row["actor"]) for row in team.books.ledger()][1:] == [
         ("promote", "3", "ann")
@@ -107,19 +71,19 @@ def test_an_alias_moved_to_what_was_not_judged_is_put_back_and_stands_as_a_faile
     request = team.look()
     team.run(request)
     assert team.served() == "1"
-    passed, (told,) = team.checked()
-    assert not passed
+    assert not team.checked().passed
+    (told,) = team.checked().metadata["put_back"].value
     assert "version 2 by mlflow: alias champion was moved by hand and put back: there is no verdict" in told
     assert team.books.ledger()[-1]["action"] == "restore"
     assert isinstance(team.look(), dg.SkipReason), "looked at once, the alert stands until the next run of the graph"
-    assert not team.checked()[0]
+    assert not team.checked().passed
 
 
 def test_what_a_command_put_back_is_told_in_dagster_too(team: Team) -> None:
     team.registry.set_alias("champion", "2")
     team.stores.promotion.reconcile()
     team.run(team.look())
-    assert not team.checked()[0]
+    assert not team.checked().passed
 
 
 def test_promotion_without_a_reviewer_is_a_setting(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
