@@ -74,12 +74,12 @@ def candidate(
         stores,
         artifact,
         made,
-        dagster_run_id=context.run_id,
+        dagster_run_id=context.run.run_id,
         trained_by=_trained_by(context, stores),
         log=context.log.info,
     )
     run_id = stores.registry.version(version).run_id
-    context.instance.add_run_tags(context.run_id, {"mlflow/run_id": run_id})
+    context.instance.add_run_tags(context.run.run_id, {"mlflow/run_id": run_id})
     return materialized(
         artifact, reused=reused, model_version=version, bundle_digest=artifact.data_version, mlflow_run_id=run_id
     )
