@@ -38,6 +38,8 @@ _CONFIG = """\
 # written by miss; change it as you like, it is not written again
 telemetry:
   enabled: false
+nux:
+  enabled: false
 concurrency:
   runs:
     max_concurrent_runs: 4
