@@ -17,16 +17,19 @@ def first_day(stores: Stores) -> date:
     return stores.warehouse.landing.first_day() or datetime.now(UTC).date()
 
 
+def days_from(first: date) -> dg.DailyPartitionsDefinition:
+    """A partition a day (UTC) from `first` to today: of everything that goes by days."""
+    return dg.DailyPartitionsDefinition(start_date=first.isoformat(), end_offset=1)
+
+
 def daily_behaviors(first: date) -> dg.AssetsDefinition:
     """The asset `behaviors`, a partition a day (UTC) from `first` to today."""
-    days = dg.DailyPartitionsDefinition(start_date=first.isoformat(), end_offset=1)
-
     with warnings.catch_warnings():
         # Dagster calls the parameter `backfill_policy` beta; a range of days in one run is what it is for
         warnings.simplefilter("ignore", dg.BetaWarning)
 
         @dg.asset(
-            partitions_def=days,
+            partitions_def=days_from(first),
             backfill_policy=dg.BackfillPolicy.single_run(),
             group_name=GROUP,
             pool=POOL,

@@ -65,6 +65,7 @@ def candidate(
             "dataset": items.meta["catalogue"],
             "simulated": items.meta["simulated"],
             "data_versions": {name: artifact.data_version for name, artifact in made.items()},
+            "content": {c: items.meta[f"with_{c}"] / max(items.meta["rows"], 1) for c in ("description", "image")},
         }
 
     artifact, reused = stores.artifacts.produce(

@@ -13,6 +13,7 @@ COLOURS = {
     "model": "#c2410c",
     "evaluation": "#b4893a",
     "promotion": "#9d3c72",
+    "monitoring": "#475569",
 }
 LANES = {
     "landed_items": 1.0,
@@ -20,6 +21,7 @@ LANES = {
     "text_embeddings": 0.0,
     "image_embeddings": 1.0,
     "behaviors": 2.0,
+    "drift": 2.6,
     "histories": 2.0,
     "training_histories": 2.0,
     "item_pairs": 1.5,

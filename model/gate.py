@@ -62,6 +62,11 @@ class GateConfig:
     latency_slack_ms: float = 2.0
     """Added to the relative bound: what two measurements of the same bundle differ by."""
 
+    @classmethod
+    def for_catalogue(cls, n_items: int) -> GateConfig:
+        """On a small catalogue everybody finds the target among fifty: a twentieth of it still tells retrievers apart."""
+        return cls(k=min(cls.k, max(5, n_items // 20)))
+
     def as_fast(self, latency_ms: float, champion_ms: float) -> bool:
         """Whether a latency is within the bound that the champion's sets."""
         return latency_ms <= self.max_growth * champion_ms + self.latency_slack_ms

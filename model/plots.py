@@ -16,7 +16,16 @@ import numpy as np
 
 from model.errors import BadInput
 
-__all__ = ["differences", "gain_by_length", "loss_curves", "recall_by_length", "recall_by_level", "tree_quality"]
+__all__ = [
+    "bins_compared",
+    "differences",
+    "drift_by_day",
+    "gain_by_length",
+    "loss_curves",
+    "recall_by_length",
+    "recall_by_level",
+    "tree_quality",
+]
 
 _KNOWN = {
     "MISS (tree)": "#c2410c",
@@ -223,6 +232,57 @@ def loss_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], *, simulate
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.margins(y=0.15)
             axis.set_xlim(start - 0.5, start + len(points) - 0.5)
+    return _png(figure)
+
+
+def bins_compared(compared: Mapping[str, Mapping[str, Any]], *, title: str) -> bytes:
+    """A day's shares beside the reference's, a panel each. compared: name -> {"labels", "reference", "day"}, shares of each bin."""
+    _check(compared)
+    figure, axes = _figure(12, 3.1 * -(-len(compared) // 2) + 0.4, (-(-len(compared) // 2), 2))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=_INK, fontweight="bold")
+    for axis, (name, each) in zip(axes.flat, compared.items(), strict=False):
+        at = np.arange(len(each["labels"]))
+        axis.bar(at - 0.2, each["reference"], 0.38, color="#9ca3af", label="the champion's training")
+        axis.bar(at + 0.2, each["day"], 0.38, color=_OTHERS[0], label="the day")
+        names = [str(label)[:14] for label in each["labels"]]
+        axis.set_xticks(at, names, rotation=45 if len(at) > 8 else 0, ha="right" if len(at) > 8 else "center")
+        axis.tick_params(labelsize=7)
+        axis.set_title(name.replace("_", " "), loc="left", fontsize=9, color=_INK)
+    for axis in list(axes.flat)[len(compared) :]:
+        axis.set_visible(False)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def drift_by_day(
+    days: Mapping[str, Mapping[str, float]], *, acting: Mapping[str, Sequence[str]] | None = None
+) -> bytes:
+    """Figures over days, with the lines of .1 and .2; what is above 1 is drawn at 1.
+
+    days: day -> {figure: value}, in the order of days. acting: day -> figures that act, which get a ring.
+    """
+    _check(days)
+    figure, axes = _figure(10, 4.6)
+    axis, names = axes[0, 0], list(dict.fromkeys(name for each in days.values() for name in each))
+    colours, place = _colours(names), {day: at for at, day in enumerate(days)}
+    for height, label in ((0.1, "warn"), (0.2, "act")):
+        axis.axhline(height, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+        axis.annotate(f" {label}", (1, height), xycoords=("axes fraction", "data"), fontsize=8, color=_INK, va="center")
+    for number, name in enumerate(names):
+        at = [place[day] for day, each in days.items() if name in each]
+        values = [min(max(each[name], 0.0), 1.0) for each in days.values() if name in each]
+        dash = "-" if number < len(_OTHERS) else "--"
+        label = name.replace("_", " ")
+        axis.plot(at, values, color=colours[name], marker="o", markersize=3, linewidth=1.6, linestyle=dash, label=label)
+        rings = [(x, y) for x, y in zip(at, values, strict=True) if name in (acting or {}).get(list(days)[x], ())]
+        for x, y in rings:
+            axis.plot(x, y, marker="o", markersize=9, markerfacecolor="none", color=_INK)
+    shown = list(days)[:: max(1, len(days) // 10)]
+    axis.set_xticks([place[day] for day in shown], shown, rotation=30, ha="right")
+    axis.set_ylim(-0.02, max(0.32, *(min(max(each.values(), default=0.0), 1.0) + 0.03 for each in days.values())))
+    _label(axis, title="What has moved since the champion was trained", y="figure")
+    figure.legend(loc="outside lower center", ncols=min(len(names), 5), frameon=False, fontsize=8)
     return _png(figure)
 
 

@@ -48,7 +48,7 @@ keep_fresh = dg.AutomationConditionSensorDefinition(
 )
 retrain_when_stale = dg.AutomationConditionSensorDefinition(
     "retrain_when_stale",
-    target=dg.AssetSelection.all() - FRESH - dg.AssetSelection.assets("behaviors"),
+    target=dg.AssetSelection.all() - FRESH - dg.AssetSelection.assets("behaviors", "drift"),
     default_status=dg.DefaultSensorStatus.STOPPED,
     minimum_interval_seconds=60,
     run_tags={RETRAINING_TAG: "yes"},

@@ -9,6 +9,7 @@ from assets import (
     candidate,
     catalogue,
     champion,
+    drift,
     embeddings,
     evaluation,
     index_tree,
@@ -20,6 +21,7 @@ from assets.settings import Settings, quiet_environment
 from assets.stores.io_manager import ArtifactIOManager
 from assets.stores.resource import Stores
 from orchestration import automation, inbox, jobs, sensors
+from orchestration.drift import drift_acts
 
 quiet_environment()
 
@@ -29,11 +31,13 @@ def build(settings: Settings) -> dg.Definitions:
     making = [catalogue, training_data, embeddings, index_tree, retrieval_model, evaluation, retrieval_onnx]
     modules = [*making, candidate, champion]
     stores = Stores(home=str(settings.root))
+    first = behaviors.first_day(stores)
     return dg.Definitions(
         assets=[
             *dg.load_assets_from_modules(modules, automation_condition=automation.STALE),
             catalogue.landed_items,
-            behaviors.daily_behaviors(behaviors.first_day(stores)),
+            behaviors.daily_behaviors(first),
+            drift.daily_drift(first),
         ],
         asset_checks=dg.load_asset_checks_from_modules(modules),
         jobs=jobs.JOBS,
@@ -43,6 +47,7 @@ def build(settings: Settings) -> dg.Definitions:
             automation.landed,
             automation.keep_fresh,
             automation.retrain_when_stale,
+            drift_acts,
         ],
         schedules=[sensors.daily(settings.retrain)],
         resources={"stores": stores, "io_manager": ArtifactIOManager(root=str(settings.artifacts))},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from orchestration.drift import drift_job
 from orchestration.inbox import inbox_job
 from orchestration.run import DAYS, EVERYTHING, RETRAINING_TAG
 from orchestration.sensors import PROMOTION
@@ -13,11 +14,12 @@ __all__ = ["JOBS"]
 JOBS = [
     dg.define_asset_job(
         EVERYTHING,
-        selection=dg.AssetSelection.all() - dg.AssetSelection.assets("behaviors"),
+        selection=dg.AssetSelection.all() - dg.AssetSelection.assets("behaviors", "drift"),
         tags={RETRAINING_TAG: "yes"},
         description="logs to champion",
     ),
     dg.define_asset_job(DAYS, selection="behaviors", description="days of logs into the warehouse"),
     dg.define_asset_job(PROMOTION, selection="champion", description="what reviewers decided"),
+    drift_job,
     inbox_job,
 ]

@@ -198,7 +198,8 @@ def materialize(settings: Settings, *, select: str | None = None) -> bool:
         if select is not None:
             try:
                 graph = definitions.resolve_asset_graph()
-                chosen = sorted(dg.AssetSelection.from_string(select).resolve(graph) - {dg.AssetKey("behaviors")})
+                named = dg.AssetSelection.from_string(select).resolve(graph)
+                chosen = sorted(key for key in named if graph.get(key).partitions_def is None)
             except Exception as error:  # Dagster has a class of its own for each way to get a selection wrong
                 raise BadInput(f"{select!r} is no selection of assets ({str(error).splitlines()[0]})") from error
             if not chosen:

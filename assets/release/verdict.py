@@ -105,9 +105,8 @@ def judge_bundle(stores: Stores, candidate: Artifact, *, log: Callable[[str], No
         passed=bool(probed["golden"]),
         note=probed.get("error") or "a new process loads the registered bytes and answers the golden requests",
     )
-    # on a small catalogue everybody finds the target among fifty: a twentieth of it still tells retrievers apart
     tree = IndexTree.load(bundle / "tree.npz")
-    config = GateConfig(k=min(GateConfig.k, max(5, tree.n_items // 20)))
+    config = GateConfig.for_catalogue(tree.n_items)
     current, champion, own_ms = registry.by_alias(CHAMPION), None, probed["p95_ms"]
     if current is not None and current.digest != registered.digest:
         rival = fetch(current)
