@@ -35,7 +35,7 @@ def daily_drift(first: date) -> dg.AssetsDefinition:
                 )
             ],
         )
-        def drift(context: dg.AssetExecutionContext, stores: Stores) -> dg.MaterializeResult[None]:
+        def drift(context: dg.AssetExecutionContext, stores: Stores) -> dg.MaterializeResult:
             """Holds these days' logs, catalogue and champion's answers against what the champion was trained on."""
             from assets.release.drift import record
 

@@ -10,9 +10,11 @@
   acts on 31 % of the days, these figures on 4.6 % and warn on 2.6 %. Horror alone, the least popular tenth alone, and 25 %
   unknown items each act on every day they are planted on (`pytest tests/model/test_drift.py -m real -s`, 2026-11-23).
 - What is left there is no chance: popularity moves a little every month (PSI .02 to .04 for a champion of June 1, beyond chance on
-  half the days, never near .2 for one of this month), and days with few newcomers, or one user with a thousand behaviors, move
-  the lengths of histories, by far the noisiest figure (by chance alone .13 with 80 users). The users of a
-  young log grow older: that shift is real, and a younger champion is the answer.
+  a third of the days, never near .2 for one of this month), and days with few newcomers, or one user with a thousand behaviors,
+  move the lengths of histories, by far the noisiest figure (80 users: .13 by chance alone). The users of a young log grow older:
+  that shift is real, and a younger champion is the answer.
+- Which items are popular is told by one half of the training's users and how popular by the other: told by the same ones, the
+  leaders of a small log are those with luck, and the next day looks like a shift.
 - Items the champion does not know have a figure of their own and no bin: a bin that the reference leaves empty by
   definition would measure the smoothing.
 - The catalogue is no sample: its figures have no noise.
@@ -71,8 +73,8 @@ Ints = NDArray[np.int64]
 def psi(reference: NDArray[Any], counts: NDArray[Any], *, floor: float = FLOOR) -> Floats:
     """Population stability index, the sum over bins of (q - p) ln(q / p), for shares p of `reference` and q of `counts`.
 
-    reference: (C,), counts: (..., C), any non-negative weights; returns (...,). `floor` is added to every share and the shares
-    made to sum to one again. Symmetric, 0 for equal shares. Raises BadInput where either has no weight at all.
+    reference: (C,) or (..., C), counts: (..., C), any non-negative weights; returns (...,). `floor` is added to every share, and
+    the shares are made to sum to one again. Symmetric, 0 for equal shares. Raises BadInput where either has no weight at all.
     """
     shares = []
     for weights in (np.asarray(reference, np.float64), np.asarray(counts, np.float64)):
@@ -242,27 +244,34 @@ class Reference:
 
     def __init__(self, sessions: Sessions, *, categories: Sequence[str | None]) -> None:
         """sessions: of its training. categories: (N,) of each item it knows, comma-separated. Raises BadInput for no behavior."""
-        counts = np.bincount(sessions.items[sessions.items >= 0], minlength=len(categories))
-        if not counts.sum():
+        if not (sessions.items >= 0).any():
             raise BadInput("there is no reference: the champion's training has no behavior on an item that it knows")
-        self._bins = {"popularity": _by_popularity(counts), "categories": _by_category(categories, counts)}
+        # an item that leads by luck leads no more on the next day: users who tell which items lead do not tell by how much
+        halves = [sessions.where(sessions.users % 2 == half) for half in (0, 1)]
+        ranked, counted = halves if all((half.items >= 0).any() for half in halves) else (sessions, sessions)
+        counts = [np.bincount(each.items[each.items >= 0], minlength=len(categories)) for each in (ranked, sessions)]
+        self._bins = {"popularity": _by_popularity(counts[0]), "categories": _by_category(categories, counts[1])}
         self.labels = {name: bins.labels for name, bins in self._bins.items()} | {
             "history_lengths": ("0", *_SPANS, f"{LENGTHS[-1]}+")
         }
-        keep = np.zeros(len(sessions), dtype=bool)
-        keep[np.random.default_rng(SEED).permutation(len(sessions))[:MOST_KEPT]] = True
-        kept, sizes = sessions.where(keep), np.unique(sessions.days, return_counts=True)
-        day_of = np.searchsorted(sizes[0], sessions.days)
         self.totals: dict[str, Floats] = {}
         self._sessions: dict[str, Floats] = {}
+        self._resampled: dict[str, Floats] = {}
         self._ordinary: dict[str, float] = {}
         for name in LOGS:
-            days = self._histograms(name, sessions, day_of, len(sizes[0]))
-            self.totals[name] = days.sum(axis=0)
+            own = counted if name == "popularity" else sessions
+            keep = np.zeros(len(own), dtype=bool)
+            keep[np.random.default_rng(SEED).permutation(len(own))[:MOST_KEPT]] = True
+            kept = own.where(keep)
             self._sessions[name] = self._histograms(name, kept, np.arange(len(kept)), len(kept))
-            days = days[(sizes[1] >= MIN_USERS) & (days.sum(axis=1) > 0)]
-            found = psi(self.totals[name], days) if len(days) >= MIN_DAYS else np.zeros(1)
-            self._ordinary[name] = float(np.quantile(found, QUANTILE))
+            self.totals[name] = self._histograms(name, own, np.zeros(len(own), np.int64), 1)[0]
+            times = np.random.default_rng(SEED).multinomial(len(kept), np.full(len(kept), 1 / len(kept)), DRAWS)
+            self._resampled[name] = times @ self._sessions[name]
+            days, day_of, users = np.unique(own.days, return_inverse=True, return_counts=True)
+            found = self._histograms(name, own, day_of, len(days))
+            found = found[(users >= MIN_USERS) & (found.sum(axis=1) > 0)]
+            reached = psi(self.totals[name], found) if len(found) >= MIN_DAYS else np.zeros(1)
+            self._ordinary[name] = float(np.quantile(reached, QUANTILE))
 
     def figures(self, day: Sessions) -> tuple[list[Figure], dict[str, Compared]]:
         """Figures of the day's logs, and what lies in which bin; none of it for a day without sessions."""
@@ -295,11 +304,14 @@ class Reference:
         return figures, compared
 
     def _chance(self, name: str, users: int) -> tuple[float, float]:
-        """(mean, upper quantile) of PSI over draws of that many sessions."""
-        rng, sessions = np.random.default_rng(SEED), self._sessions[name]
+        """(mean, upper quantile) of PSI over draws of that many sessions, each against training that was drawn again too."""
+        rng, sessions = np.random.default_rng(SEED + 1), self._sessions[name]
         rows = rng.integers(0, len(sessions), (DRAWS, min(users, MOST_DRAWN)))
         drawn = np.stack([sessions[each].sum(axis=0) for each in rows])
-        found = psi(self.totals[name], drawn[drawn.sum(axis=1) > 0])
+        usable = (drawn.sum(axis=1) > 0) & (self._resampled[name].sum(axis=1) > 0)
+        if not usable.any():
+            return 0.0, 2 * float(np.log(1 / FLOOR))  # no index is larger
+        found = psi(self._resampled[name][usable], drawn[usable])
         return float(found.mean()), float(np.quantile(found, QUANTILE))
 
     def _histograms(self, name: str, sessions: Sessions, groups: NDArray[np.integer], n_groups: int) -> Floats:

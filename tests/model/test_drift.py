@@ -154,6 +154,20 @@ def test_ordinary_days_do_not_act_where_the_bare_index_would(reference: Referenc
     assert np.mean(ours) <= 0.1
 
 
+def test_items_that_lead_by_luck_are_no_shift() -> None:
+    """All items are equal, and some lead in a small log: the next days are as far as chance has it, and no further."""
+    equal = [
+        logs(40, days, seed=seed, items=np.arange(N)) for days, seed in ((14, 0), *((1, s) for s in range(1, 101)))
+    ]
+    rng = np.random.default_rng(0)
+    equal = [replace(each, items=rng.integers(0, N, len(each.items))) for each in equal]
+    reference = Reference(equal[0], categories=CATEGORIES)
+    found = [reference.figures(each)[0][0] for each in equal[1:]]
+    assert found[0].name == "popularity"
+    assert np.mean([figure.value for figure in found]) < 1.15 * found[0].reference
+    assert np.mean([figure.value > figure.noise for figure in found]) <= 0.1
+
+
 @pytest.mark.parametrize(
     ("planted", "named"),
     [
