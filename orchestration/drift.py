@@ -8,6 +8,7 @@ from assets.stores.registry import CHAMPION
 from assets.stores.resource import Stores
 from model.files import digest_json
 from orchestration.run import EVERYTHING
+from orchestration.sensors import RETRAINING
 
 __all__ = ["DRIFT", "drift_acts", "drift_job"]
 
@@ -47,7 +48,7 @@ def drift_acts(context: dg.SensorEvaluationContext, stores: Stores) -> dg.Sensor
             f"{acting[-1]} was compared with version {_said(found, 'champion_version')}, champion no more", seen
         )
     key = digest_json({"champion": held, "figures": sorted(_said(found, "acting"))})
-    request = dg.RunRequest(run_key=key, tags={"miss/reason": str(_said(found, "reason"))[:250]})
+    request = dg.RunRequest(run_key=key, run_config=RETRAINING, tags={"miss/reason": str(_said(found, "reason"))[:250]})
     return dg.SensorResult(run_requests=[request], cursor=seen)
 
 

@@ -51,7 +51,7 @@ class Compare:
         log(f"comparing with champion version {champion.version}")
         self.items = read_npz(self.bundle / "items.npz")
         self.catalogue = stores.warehouse.items_frame()
-        found, users, days = stores.warehouse.timed_histories()
+        found, users, days = stores.warehouse.histories()
         ids = self.catalogue["item_id"].to_numpy(dtype=np.str_)
         place = {item: index for index, item in enumerate(self.items["item_id"].tolist())}
         ours = np.array([place.get(item, -1) for item in ids.tolist()], dtype=np.int64)

@@ -67,7 +67,7 @@ def export(folder: Path, rows: list[tuple[str, str, int]], *, items: list[str], 
 def champion(stores: Stores, root: Path, *, evaluated: Callable[[Evaluation], Evaluation] = lambda each: each) -> str:
     """Train on what the warehouse holds (the graph is a tiny one), register, judge and promote it; the version."""
     plain = publish(root / "plain")
-    histories, users = stores.warehouse.histories()
+    histories, users, _ = stores.warehouse.histories()
     search = OnnxSearch(plain / "retrieval.onnx", n_items=N_ITEMS, beam=BEAM, threads=1)
     found = evaluated(evaluate(search, leave_one_out(histories)[2], ks=(5, 10)))
 
