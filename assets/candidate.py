@@ -24,6 +24,7 @@ def candidate(
     stores: Stores,
     items: Artifact,
     histories: Artifact,
+    multimodal_embeddings: Artifact,
     index_tree: Artifact,
     retrieval_model: Artifact,
     evaluation: Artifact,
@@ -35,6 +36,7 @@ def candidate(
     made = {
         "items": items,
         "histories": histories,
+        "multimodal_embeddings": multimodal_embeddings,
         "index_tree": index_tree,
         "retrieval_model": retrieval_model,
         "evaluation": evaluation,

@@ -2,10 +2,12 @@
 
 import dagster as dg
 
+from assets.release.extension import EXTENDS
 from assets.release.review import carry_out
 from assets.retries import patient
 from assets.stores.artifacts import Artifact
 from assets.stores.champion import RESTORE
+from assets.stores.registry import ModelVersionInfo
 from assets.stores.resource import Stores
 from model.errors import Refused
 
@@ -17,6 +19,7 @@ ROWS = "ledger_rows"
     group_name="promotion",
     code_version="2",
     kinds={"mlflow"},
+    deps=["new_items"],
     check_specs=[
         dg.AssetCheckSpec(
             CHECK,
@@ -40,9 +43,9 @@ def champion(context: dg.AssetExecutionContext, stores: Stores, candidate: Artif
     before = registry.by_alias("champion")
     if before is None:
         promotion.bootstrap(registered.version)
-    elif stores.settings.auto_promote and int(registered.version) > int(before.version):
+    elif (unasked := _without_reviewer(stores, registered, before)) is not None:
         try:
-            promotion.promote(registered.version, actor="miss", reason="MISS_AUTO_PROMOTE is on")
+            promotion.promote(unasked[0], actor="miss", reason=unasked[1])
         except Refused as refused:
             log.warning(str(refused))
     now, waits = registry.by_alias("champion"), registry.by_alias("challenger")
@@ -74,6 +77,16 @@ def champion(context: dg.AssetExecutionContext, stores: Stores, candidate: Artif
             )
         ],
     )
+
+
+def _without_reviewer(stores: Stores, registered: ModelVersionInfo, now: ModelVersionInfo) -> tuple[str, str] | None:
+    """(version, reason) of what settings promote without anybody; None where nobody set them, or nothing is newer."""
+    settings, waits = stores.settings, stores.registry.by_alias("challenger")
+    if waits is not None and waits.tags.get(EXTENDS) == now.digest and (settings.auto_extend or settings.auto_promote):
+        return waits.version, f"{waits.tags['new_items']} new items, MISS_AUTO_EXTEND is on"
+    if settings.auto_promote and int(registered.version) > int(now.version):
+        return registered.version, "MISS_AUTO_PROMOTE is on"
+    return None
 
 
 def rows_seen(instance: dg.DagsterInstance) -> int:

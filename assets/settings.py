@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     temporal: dict[str, Any] = Field(default_factory=dict, description="options of model.histories.TemporalConfig")
     require_two_people: bool = Field(default=False, description="whoever trained a version cannot promote it")
     auto_promote: bool = Field(default=False, description="promote what passes the gate, without a reviewer")
+    auto_extend: bool = Field(
+        default=False, description="promote the champion with new items where it passes, without a reviewer"
+    )
     actor: str = Field(
         default_factory=_user, description="who this process works for, as the ledger and MLflow name them"
     )
@@ -86,10 +89,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Self:
-        if self.require_two_people and self.auto_promote:
-            raise ValueError(
-                "MISS_AUTO_PROMOTE promotes without anybody, MISS_REQUIRE_TWO_PEOPLE asks for two: set one of them"
-            )
+        alone = "MISS_AUTO_PROMOTE" if self.auto_promote else "MISS_AUTO_EXTEND" if self.auto_extend else ""
+        if self.require_two_people and alone:
+            raise ValueError(f"{alone} promotes without anybody, MISS_REQUIRE_TWO_PEOPLE asks for two: set one of them")
         return self
 
     @property

@@ -19,7 +19,7 @@ from assets.stores.resource import Stores
 from model.errors import MissError
 from orchestration.run import RETRAINING_TAG, report_landed
 
-__all__ = ["FRESH", "STALE", "keep_fresh", "landed", "retrain_when_stale"]
+__all__ = ["FRESH", "ONCE_MADE", "STALE", "keep_fresh", "landed", "retrain_when_stale"]
 
 Condition = dg.AutomationCondition
 STALE = (
@@ -36,15 +36,17 @@ STALE = (
     & ~Condition.any_deps_in_progress()
     & ~Condition.in_progress()
 ).with_label("stale")
-FRESH = dg.AssetSelection.assets("items", "histories", "text_embeddings", "image_embeddings")
-"""What is made as soon as something lands."""
+FRESH = dg.AssetSelection.assets("items", "histories", "text_embeddings", "image_embeddings", "new_items", "champion")
+"""What is made as soon as something lands; none of it trains."""
+ONCE_MADE = (STALE & ~Condition.missing()).with_label("stale, and was there before")
+"""For what a home without a champion cannot have."""
 
 keep_fresh = dg.AutomationConditionSensorDefinition(
     "keep_fresh",
     target=FRESH,
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=60,
-    description="catalogue, histories and embeddings of what has landed; only what changed is encoded",
+    description="catalogue, histories and embeddings of what has landed, new items in the champion; nothing is trained",
 )
 retrain_when_stale = dg.AutomationConditionSensorDefinition(
     "retrain_when_stale",

@@ -13,6 +13,7 @@ from assets import (
     embeddings,
     evaluation,
     index_tree,
+    new_items,
     retrieval_model,
     retrieval_onnx,
     training_data,
@@ -29,12 +30,13 @@ quiet_environment()
 def build(settings: Settings) -> dg.Definitions:
     """Definitions over one home."""
     making = [catalogue, training_data, embeddings, index_tree, retrieval_model, evaluation, retrieval_onnx]
-    modules = [*making, candidate, champion]
+    modules = [*making, candidate, new_items]
     stores = Stores(home=str(settings.root))
     first = behaviors.first_day(stores)
     return dg.Definitions(
         assets=[
             *dg.load_assets_from_modules(modules, automation_condition=automation.STALE),
+            *dg.load_assets_from_modules([champion], automation_condition=automation.ONCE_MADE),
             catalogue.landed_items,
             behaviors.daily_behaviors(first),
             drift.daily_drift(first),

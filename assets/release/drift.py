@@ -46,8 +46,7 @@ class Compare:
         if champion is None:
             raise NotReady("there is no champion yet; run `miss materialize`")
         self.champion: ModelVersionInfo = champion
-        bundle = stores.settings.root / "bundles" / champion.digest[:16]
-        self.bundle = stores.registry.download(champion.version, bundle)
+        self.bundle = stores.bundle(champion)
         log(f"comparing with champion version {champion.version}")
         self.items = read_npz(self.bundle / "items.npz")
         self.catalogue = stores.warehouse.items_frame()

@@ -20,8 +20,11 @@ METRICS = ("recall@10", "recall@50", "recall@100", "recall@200", "ndcg@10")
 LINEAGE = "data_version/"
 
 
-def write_card(stores: Stores, candidate: Artifact, judged: Judged) -> str:
-    """Put the card, and the picture of gains, where a reviewer of the version finds them; returns the card."""
+def write_card(stores: Stores, candidate: Artifact, judged: Judged, *, about: str = "") -> str:
+    """Put the card, and the picture of gains, where a reviewer of the version finds them; returns the card.
+
+    about: what is special about this version, a paragraph.
+    """
     from model.plots import differences
 
     registry, version = stores.registry, judged.version
@@ -34,6 +37,7 @@ def write_card(stores: Stores, candidate: Artifact, judged: Judged) -> str:
         judged,
         report,
         changes=changes,
+        about=about,
         run_url=f"{stores.settings.dagster_url}/runs/{version.tags.get('dagster/run_id')}",
     )
     found = [gain(judged, name, "recall@50") for name in judged.rivals] + [
@@ -45,12 +49,12 @@ def write_card(stores: Stores, candidate: Artifact, judged: Judged) -> str:
     if found:
         title = f"version {version.version}: what it gains in Recall@50"
         picture = differences(found, title=title, simulated=bool(report["simulated"]))
-        registry.log_picture(version.version, "plots/gains.png", picture)
+        registry.run_of(version.version).log_figure_bytes("plots/gains.png", picture)
     registry.describe(version.version, text)
     return text
 
 
-def card(judged: Judged, report: Mapping[str, Any], *, changes: Sequence[str], run_url: str) -> str:
+def card(judged: Judged, report: Mapping[str, Any], *, changes: Sequence[str], run_url: str, about: str = "") -> str:
     """The card in Markdown."""
     verdict, version = judged.document, judged.version
     failed = [rule["name"] for rule in verdict["rules"] if not rule["passed"]]
@@ -70,6 +74,7 @@ def card(judged: Judged, report: Mapping[str, Any], *, changes: Sequence[str], r
         f"# Version {version.version}, on {report['dataset']}{' (simulated histories)' if report['simulated'] else ''}",
         f"{said} on {verdict['created_at'][:16]} UTC against {against}. Good until {until:%Y-%m-%d %H:%M}. "
         f"Bundle `{version.digest[:16]}`, trained by {version.tags.get(TRAINED_BY, 'nobody known')}, [run in Dagster]({run_url}).",
+        about,
         "To approve: tag `review` = `approved` (and `review_by`, `review_reason`), or give it the alias `champion`."
         if not failed
         else "It cannot be promoted.",

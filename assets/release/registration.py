@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 from assets.stores.artifacts import Artifact
-from assets.stores.registry import TRAINED_BY
+from assets.stores.registry import MODEL_FILES, TRAINED_BY, ModelVersionInfo
 from assets.stores.resource import Stores
-from model.files import read_json
+from assets.stores.run_log import RunHandle
+from model.errors import NotReady
+from model.files import publish_dir, read_json, verify_dir, write_bytes, write_json
+
+PARAMETERS, HEAD, OPTIONS = "parameters.npz", "head.npz", "training.json"
+"""What training left: parameters of the scorer, arrays of the alignment's head, options of both's training."""
+
+
+def keep_model(run: RunHandle, digest: str, *, parameters: Path, head: Path, options: Mapping[str, Any]) -> None:
+    """Put beside a bundle's run what an extension of it needs, under digests of its own."""
+
+    def build(folder: Path) -> dict[str, Any]:
+        for source, name in ((parameters, PARAMETERS), (head, HEAD)):
+            write_bytes(folder / name, source.read_bytes())
+        write_json(folder / OPTIONS, dict(options))
+        return {"bundle": digest}
+
+    with tempfile.TemporaryDirectory() as temporary:
+        publish_dir(Path(temporary) / "model", build)
+        run.log_folder(Path(temporary) / "model", f"{MODEL_FILES}/{digest[:16]}")
+
+
+def kept_model(stores: Stores, version: ModelVersionInfo, target: Path) -> Path:
+    """What `keep_model` put beside a version, in a folder under `target`, every byte checked.
+
+    Raises `NotReady` where there is nothing: it was registered by an earlier release.
+    """
+    try:
+        folder = stores.registry.run_of(version.version).fetch(f"{MODEL_FILES}/{version.digest[:16]}", target)
+    except FileNotFoundError as error:
+        raise NotReady(
+            f"version {version.version} was registered without its parameters, so nothing can be added to it; train another"
+        ) from error
+    verify_dir(folder)
+    return folder
 
 
 def log_run(
@@ -54,6 +91,14 @@ def log_run(
             run.log_file(path, "evaluation/per_user")
         run.log_dict("evaluation/evaluation.json", report)
         run.log_dict("lineage.json", {name: artifact.data_version for name, artifact in made.items()})
+        model = made["retrieval_model"]
+        keep_model(
+            run,
+            bundle.data_version,
+            parameters=model.path / PARAMETERS,
+            head=made["multimodal_embeddings"].path / HEAD,
+            options=model.meta["config"],
+        )
         version = registry.register(
             bundle.path, run_id=run.run_id, tags={"dagster/run_id": dagster_run_id, TRAINED_BY: trained_by}
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from model.evaluation import Evaluation
+    from model.gate import Rule
 
 
 def probe(bundle: Path, *, requests: int = 300) -> dict[str, Any]:
@@ -80,21 +81,24 @@ class Judged:
     """The version it was held against."""
 
 
-def judge_bundle(stores: Stores, candidate: Artifact, *, log: Callable[[str], None]) -> Judged:
-    """Judge the registered bytes of a candidate against baselines and champion; records the verdict."""
+def judge_bundle(
+    stores: Stores, candidate: Artifact, *, log: Callable[[str], None], extension: Sequence[Rule] | None = None
+) -> Judged:
+    """Judge the registered bytes of a candidate against baselines and champion; records the verdict.
+
+    extension: of a bundle that is the champion with new items, what shows that it answers as the champion does. Its per-user
+    results are then the champion's own, and are not measured again.
+    """
     from assets.evaluation import saved_evaluations
     from assets.release.bundle_contract import contract_rules
     from model.gate import GateConfig, Measured, Rule, judge
 
     registry = stores.registry
 
-    def fetch(version: ModelVersionInfo) -> Path:
-        return registry.download(version.version, stores.settings.root / "bundles" / version.digest[:16])
-
     registered = registry.find(candidate.data_version)
     if registered is None:
         raise NotReady(f"the bundle {candidate.data_version[:16]} is not registered; materialize candidate again")
-    bundle = fetch(registered)
+    bundle = stores.bundle(registered)
     own, *baselines = saved_evaluations(bundle / "per_user")
     probed = probe(bundle)
     fresh = Rule(
@@ -109,15 +113,15 @@ def judge_bundle(stores: Stores, candidate: Artifact, *, log: Callable[[str], No
     config = GateConfig.for_catalogue(tree.n_items)
     current, champion, own_ms = registry.by_alias(CHAMPION), None, probed["p95_ms"]
     if current is not None and current.digest != registered.digest:
-        rival = fetch(current)
+        rival = stores.bundle(current)
         log(f"measuring champion version {current.version} on the same users")
         own_ms, their_ms = latencies(bundle, rival, own_ms, good=config.as_fast)
         champion = Measured(
-            evaluation=_on_todays_users(stores, rival, bundle, own),
+            evaluation=own if extension is not None else _on_todays_users(stores, rival, bundle, own),
             latency_ms=their_ms,
             bundle_bytes=bundle_bytes(rival),
         )
-    slices = _slices(stores, own)
+    slices = {} if extension is not None else _slices(stores, own)
     verdict = judge(
         registered.digest,
         Measured(evaluation=own, latency_ms=own_ms, bundle_bytes=bundle_bytes(bundle)),
@@ -128,7 +132,7 @@ def judge_bundle(stores: Stores, candidate: Artifact, *, log: Callable[[str], No
         champion_digest=None if champion is None or current is None else current.digest,
         champion=champion,
         slices=slices,
-        extra=(fresh, *contract_rules(bundle)),
+        extra=(fresh, *contract_rules(bundle), *(extension or ())),
         config=config,
     )
     document = verdict.to_json()

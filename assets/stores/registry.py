@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHALLENGER",
     "CHAMPION",
+    "MODEL_FILES",
     "PREVIOUS",
     "REVIEW",
     "REVIEW_BY",
@@ -53,7 +54,8 @@ __all__ = [
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 TRAINED_BY, REVIEW, REVIEW_BY, REVIEW_REASON = "trained_by", "review", "review_by", "review_reason"
 """Tags of a version: who trained it; what a reviewer says in MLflow ("approved"), who that is, and why."""
-DIGEST_TAG = "bundle_digest"
+DIGEST_TAG, MODEL_FILES = "bundle_digest", "model"
+"""The tag that says which bundle a version is; the folder of a run with what training left (`assets.release.registration`)."""
 DESCRIPTION_LENGTH = 5000  # what MLflow's column holds; PostgreSQL refuses more
 LOCK_WAIT_S = 600.0
 KEPT_AT_LEAST = 3  # versions
@@ -200,12 +202,14 @@ class Registry:
 
     # -- versions ------------------------------------------------------------------------------------------------------
 
-    def register(self, bundle: Path, *, run_id: str, tags: Mapping[str, Any] | None = None) -> str:
+    def register(
+        self, bundle: Path, *, run_id: str, tags: Mapping[str, Any] | None = None, challenges: bool = True
+    ) -> str:
         """Store a published bundle with a run and make it a model version, alias `challenger`; returns the version.
 
         The same bundle is registered once: its version is returned again, its files put back where they were lost,
-        and no alias is set where it is the champion already. Tags: "bundle_digest", "digest/<file>" for each file,
-        "data_version/<asset>" from the manifest's meta, and `tags`.
+        and no alias is set where it is the champion already, or `challenges` is False. Tags: "bundle_digest",
+        "digest/<file>" for each file, "data_version/<asset>" from the manifest's meta, and `tags`.
         Raises `BadInput` where `bundle` is no published folder, `Corrupt` where its bytes are not its manifest's.
         """
         try:
@@ -234,7 +238,7 @@ class Registry:
                         self.download(version, Path(temporary) / "bundle")
                     except Corrupt:
                         self._upload(bundle, run_id=known.run_id, digest=digest)
-            if self.aliases().get(CHAMPION) != version:
+            if challenges and self.aliases().get(CHAMPION) != version:
                 self.set_alias(CHALLENGER, version)
         return version
 
@@ -303,13 +307,13 @@ class Registry:
         run_id = self.version(version).run_id
         return dict(self._client.get_run(run_id).data.params) if run_id else {}
 
-    def log_picture(self, version: str, name: str, png: bytes) -> None:
-        """A picture beside a version's run; `name` like "plots/gains.png"."""
-        RunHandle(run_id=self.version(version).run_id, client=self._client).log_figure_bytes(name, png)
+    def run_of(self, version: str) -> RunHandle:
+        """The run that made a version, to write to or to read files from."""
+        return RunHandle(run_id=self.version(version).run_id, client=self._client)
 
     def describe(self, version: str, text: str) -> None:
         """Set a version's description (its model card, Markdown); what is too long for it is whole in the run's files."""
-        RunHandle(run_id=self.version(version).run_id, client=self._client).log_text(f"model_card_{version}.md", text)
+        self.run_of(version).log_text(f"model_card_{version}.md", text)
         if len(text) > DESCRIPTION_LENGTH:
             end = f"\n\n... whole in the run's `model_card_{version}.md`"
             text = text[: DESCRIPTION_LENGTH - len(end)] + end
@@ -349,22 +353,20 @@ class Registry:
         return target
 
     def prune(self, keep: int) -> list[str]:
-        """Delete versions that are not among the `keep` newest and have no alias, and their bundles' files; returns which.
+        """Delete versions that are not among the `keep` newest and have no alias, with their files; returns which.
 
         The runs stay, with their parameters, metrics and cards. Raises `BadInput` for fewer than 3.
         """
         if keep < KEPT_AT_LEAST:
             raise BadInput(f"keep={keep} versions would delete what one may want back; keep at least {KEPT_AT_LEAST}")
         client, gone = self._client, []
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
         with self.lock():
             for info in self.versions()[:-keep]:
                 if info.aliases:
                     continue
                 if info.run_id and info.digest:
-                    place = client.get_run(info.run_id).info.artifact_uri
-                    get_artifact_repository(place, self.tracking_uri).delete_artifacts(f"bundle/{info.digest[:16]}")
+                    for place in ("bundle", MODEL_FILES):
+                        self.run_of(info.version).delete(f"{place}/{info.digest[:16]}")
                 client.delete_model_version(self.model_name, info.version)
                 gone.append(info.version)
         return gone

@@ -10,7 +10,7 @@ from assets.release.promotion import Promotion
 from assets.settings import Settings
 from assets.stores.artifacts import ArtifactStore
 from assets.stores.books import Books
-from assets.stores.registry import Registry
+from assets.stores.registry import ModelVersionInfo, Registry
 from assets.stores.warehouse import Warehouse
 
 __all__ = ["Stores"]
@@ -46,6 +46,10 @@ class Stores(dg.ConfigurableResource):
         """MLflow."""
         settings = self.settings
         return Registry(settings.tracking_uri, settings.model_name, settings.root / "mlflow-artifacts")
+
+    def bundle(self, version: ModelVersionInfo) -> Path:
+        """A version's bundle on this machine, every byte checked."""
+        return self.registry.download(version.version, self.settings.root / "bundles" / version.digest[:16])
 
     @property
     def promotion(self) -> Promotion:

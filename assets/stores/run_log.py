@@ -88,6 +88,29 @@ class RunHandle:
         """A file as it is, under its own name, in the run's `folder`."""
         self.client.log_artifact(self.run_id, str(path), folder)
 
+    def log_folder(self, folder: Path, name: str) -> None:
+        """All files of a folder, as the run's folder `name`."""
+        self.client.log_artifacts(self.run_id, str(folder), name)
+
+    def fetch(self, name: str, target: Path) -> Path:
+        """Copy the run's folder `name` into the folder `target`; returns where it lies. FileNotFoundError where it is not there."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = Path(self.client.download_artifacts(self.run_id, name, str(target)))
+        except MlflowException as error:
+            raise FileNotFoundError(f"run {self.run_id} has no {name}") from error
+        if not found.is_dir() or not any(found.iterdir()):
+            raise FileNotFoundError(f"run {self.run_id} has no {name}")
+        return found
+
+    def delete(self, name: str) -> None:
+        """Delete the run's folder `name`; nothing happens where it is not there."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        place = self.client.get_run(self.run_id).info.artifact_uri
+        get_artifact_repository(place, self.client.tracking_uri).delete_artifacts(name)
+
     def _log_bytes(self, name: str, data: bytes) -> None:
         folder, _, file = name.rpartition("/")
         with tempfile.TemporaryDirectory() as temporary:
