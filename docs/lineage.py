@@ -30,6 +30,7 @@ LANES = {
     "baselines": 2.6,
     "retrieval_model": 1.2,
     "evaluation": 2.0,
+    "new_items": 0.0,
 }
 """Where a step stands from left (content) to right (behavior); what is not named stands in the middle."""
 WIDTH, HEIGHT, LANE, ROW = 172, 32, 196, 62

@@ -8,7 +8,7 @@
   of the training's own days reached (days are not draws: one brings newcomers, the next brings the old hands).
 - MovieLens-1M, the 153 days of June to October 2000 (some 90 users a day) against all days before their month: the bare index
   acts on 31 % of the days, these figures on 4.6 % and warn on 2.6 %. Horror alone, the least popular tenth alone, and 25 %
-  unknown items each act on every day they are planted on (`pytest tests/model/test_drift.py -m real -s`, 2026-11-23).
+  unknown items each act on every day they are planted on (`pytest tests/model/test_drift_movielens.py -s`, 2026-11-23).
 - What is left there is no chance: popularity moves a little every month (PSI .02 to .04 for a champion of June 1, beyond chance on
   a third of the days, never near .2 for one of this month), and days with few newcomers, or one user with a thousand behaviors,
   move the lengths of histories, by far the noisiest figure (80 users: .13 by chance alone). The users of a young log grow older:

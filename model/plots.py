@@ -35,6 +35,8 @@ _KNOWN = {
     "EASE": "#7c5cbf",
 }
 _OTHERS = ("#c2410c", "#0e7490", "#7c5cbf", "#4d7c0f", "#b4893a", "#9d3c72", "#475569")
+_SMALL_DPI = 80
+"""Of pictures that go into the event log every day."""
 _INK, _GRID = "#1f2937", "#e5e7eb"
 
 
@@ -239,6 +241,7 @@ def bins_compared(compared: Mapping[str, Mapping[str, Any]], *, title: str) -> b
     """A day's shares beside the reference's, a panel each. compared: name -> {"labels", "reference", "day"}, shares of each bin."""
     _check(compared)
     figure, axes = _figure(12, 3.1 * -(-len(compared) // 2) + 0.4, (-(-len(compared) // 2), 2))
+    figure.set_dpi(_SMALL_DPI)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=_INK, fontweight="bold")
     for axis, (name, each) in zip(axes.flat, compared.items(), strict=False):
         at = np.arange(len(each["labels"]))
@@ -264,6 +267,7 @@ def drift_by_day(
     """
     _check(days)
     figure, axes = _figure(10, 4.6)
+    figure.set_dpi(_SMALL_DPI)
     axis, names = axes[0, 0], list(dict.fromkeys(name for each in days.values() for name in each))
     colours, place = _colours(names), {day: at for at, day in enumerate(days)}
     for height, label in ((0.1, "warn"), (0.2, "act")):
@@ -281,7 +285,7 @@ def drift_by_day(
     shown = list(days)[:: max(1, len(days) // 10)]
     axis.set_xticks([place[day] for day in shown], shown, rotation=30, ha="right")
     axis.set_ylim(-0.02, max(0.32, *(min(max(each.values(), default=0.0), 1.0) + 0.03 for each in days.values())))
-    _label(axis, title="What has moved since the champion was trained", y="figure")
+    _label(axis, title="What has moved since the champion was trained", y="figure (ringed where it acts)")
     figure.legend(loc="outside lower center", ncols=min(len(names), 5), frameon=False, fontsize=8)
     return _png(figure)
 

@@ -98,9 +98,7 @@ class Compare:
     def _content(self) -> dict[str, tuple[float, float]]:
         """Share of items with a description, and with a picture, then and now; nothing where the bundle does not say."""
         then = read_json(self.bundle / MANIFEST)["meta"].get("content", {})
-        return {
-            f"with_{name}": (float(share), float(self.catalogue[name].notna().mean())) for name, share in then.items()
-        }
+        return {name: (float(share), float(self.catalogue[name].notna().mean())) for name, share in then.items()}
 
     # -- the champion's own answers ------------------------------------------------------------------------------------
 

@@ -11,7 +11,9 @@ from PIL import Image
 from model.errors import BadInput
 from model.plots import (
     _short,
+    bins_compared,
     differences,
+    drift_by_day,
     gain_by_length,
     loss_curves,
     recall_by_length,
@@ -39,6 +41,16 @@ GAINS = [
     for name, value in (("EASE", 0.05), ("another", -0.02))
     for part in ("1-49", "500+")
 ]
+BINS = {
+    "lengths": {"labels": ["0", "1-9"], "reference": [0.5, 0.5], "day": [0.2, 0.8]},
+    "categories": {"labels": [f"category {i}" for i in range(22)], "reference": [1 / 22] * 22, "day": [1 / 22] * 22},
+    "popularity": {"labels": ["head", "tail"], "reference": [0.5, 0.5], "day": [0, 1]},
+}
+DAYS = {
+    "2020-01-01": {f"figure {i}": 0.01 * i for i in range(9)} | {"categories": 0.1},
+    "2020-01-02": {"categories": 3.0, "figure 0": -1.0},
+    "2020-01-03": {"figure 1": 0.05},
+}
 PICTURES: dict[str, Callable[[], bytes]] = {
     "recall by level": lambda: recall_by_level(LEVELS),
     "one level": lambda: recall_by_level({"a": {3: 0.5}}, simulated=True),
@@ -48,6 +60,10 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     "gain by length": lambda: gain_by_length(GAINS, title="gain", simulated=True),
     "differences": lambda: differences(GAINS, title="against whom"),
     "one difference": lambda: differences(GAINS[:1], title="against whom", simulated=True),
+    "bins": lambda: bins_compared(BINS, title="a day"),
+    "one panel of bins": lambda: bins_compared({"lengths": BINS["lengths"]}, title="a day"),
+    "drift": lambda: drift_by_day(DAYS, acting={"2020-01-02": ["categories"]}),
+    "drift of one day": lambda: drift_by_day({"2020-01-02": {"popularity": 0.0}}),
     "loss curves": lambda: loss_curves(CURVES),
 }
 

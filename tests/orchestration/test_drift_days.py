@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_bundle import BEAM, ITEM_IDS, N_ITEMS, publish
 
+from assets.release.drift import Compare
 from assets.settings import Settings
 from assets.sources import detect
 from assets.stores.resource import Stores
@@ -47,12 +48,12 @@ def day(number: int) -> str:
 
 
 def behaviors(number: int, items: np.ndarray, *, users: int = USERS) -> list[tuple[str, str, int]]:
-    """Six behaviors of each user, half of whom were there yesterday too."""
+    """Six behaviors of each user, one of every fourth; half of the users were there yesterday too."""
     rng = np.random.default_rng(number)
     return [
         (f"user-{number * USERS // 2 + user:04d}", str(item), SECONDS + number * 86_400 + 60 * user + place)
         for user in range(users)
-        for place, item in enumerate(rng.choice(items, 6, replace=False))
+        for place, item in enumerate(rng.choice(items, 6 if (user + number) % 4 else 1, replace=False))
     ]
 
 
@@ -173,7 +174,7 @@ def test_a_range_of_days_is_one_run_with_figures_of_each_day(home: Home) -> None
     told = home.told(NEW)
     assert told["catalogue_unknown_items"] == pytest.approx(20 / 80)
     assert told["unknown_items"] == pytest.approx(0.4, abs=0.1)
-    assert (told["users"], told["behaviors"]) == (USERS, 6 * USERS)
+    assert (told["users"], told["behaviors"]) == (USERS, 190)
     assert told["champion_digest"] == home.stores.registry.by_alias("champion").digest
     assert told["figures"].splitlines()[0].startswith("| figure | value |")
     assert "| unknown_items |" in told["figures"]
@@ -187,18 +188,40 @@ def test_a_range_of_days_is_one_run_with_figures_of_each_day(home: Home) -> None
     assert home.told(NOBODY)["reason"] == f"no behavior came on {day(NOBODY)}"
 
 
+def test_the_reference_is_what_the_champion_was_trained_on(home: Home) -> None:
+    """By brute force from the rows: no behavior that came later, and test items that begin their user's day told from others."""
+    rows = [row for number in range(TRAINED) for row in behaviors(number, ITEM_IDS)]
+    compare = Compare(home.stores, log=str)
+    assert compare.reference.totals["history_lengths"].sum() == len(rows) == TRAINED * 190
+    begins = []
+    for user in {row[0] for row in rows}:
+        own = sorted((second, item) for name, item, second in rows if name == user)
+        if len(own) >= 3 and own[-1][1] not in {item for _, item in own[:-1]}:
+            begins.append(own[-1][0] // 86_400 != own[-2][0] // 86_400)
+    assert {kind: users for kind, (_, users) in compare._evaluated.items()} == {
+        True: sum(begins),
+        False: len(begins) - sum(begins),
+    }
+    assert sum(begins) > 5
+
+
 def test_the_check_passes_warns_or_fails_as_the_figures_say(home: Home) -> None:
     with home.stores.warehouse.connect(write=True) as connection:
         connection.execute("DELETE FROM behaviors WHERE item_id LIKE 'new-%'")
         connection.execute("DELETE FROM items WHERE item_id LIKE 'new-%'")
     home.compare(ORDINARY)
-    assert home.told(ORDINARY)["level"] == "ok"
+    told = home.told(ORDINARY)
+    assert told["level"] == "ok"
+    assert told["catalogue_description"] == told["catalogue_image"] == 0
+    assert {"live_recall_loss", "live_coverage_loss"} <= set(told)
     assert home.checked() == (True, dg.AssetCheckSeverity.WARN, {})
     home.compare(FEW)
     assert home.told(FEW)["level"] == "too few"
     assert home.checked()[0]
     home.compare(BLUE)
-    assert home.told(BLUE)["reason"].startswith(f"drift on {day(BLUE)}: categories ")
+    told = home.told(BLUE)["reason"]
+    assert told.startswith(f"drift on {day(BLUE)}: ")
+    assert f"categories {home.told(BLUE)['categories']:.2f} >= 0.2" in told
     passed, severity, figures = home.checked()
     assert (passed, severity, figures["categories"]) == (False, dg.AssetCheckSeverity.ERROR, "act")
     with home.stores.warehouse.connect(write=True) as connection:  # two of sixty items have another category
@@ -206,6 +229,13 @@ def test_the_check_passes_warns_or_fails_as_the_figures_say(home: Home) -> None:
     home.compare(ORDINARY)
     assert home.told(ORDINARY)["level"] == "warn"
     assert home.checked() == (False, dg.AssetCheckSeverity.WARN, {"catalogue_categories": "warn"})
+    with home.stores.warehouse.connect(write=True) as connection:
+        connection.execute("UPDATE items SET categories = 'red' WHERE item_id = 'item-01'")
+        connection.execute("UPDATE items SET description = 'told' WHERE item_id < 'item-30'")
+    home.compare(TRAINED - 1)
+    told = home.told(TRAINED - 1)
+    assert told["acting"] == ["catalogue_description"]
+    assert "live_recall_loss" not in told, "what it was trained on is no question"
     home.compare(NOBODY)
     assert home.checked() == (True, dg.AssetCheckSeverity.WARN, {})
 
