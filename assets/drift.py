@@ -16,8 +16,8 @@ GROUP = "monitoring"
 CHECK = "within_thresholds"
 
 
-def daily_drift(first: date) -> dg.AssetsDefinition:
-    """The asset `drift`, a partition a day (UTC) from `first` to today."""
+def daily_drift(first: date, condition: dg.AutomationCondition | None = None) -> dg.AssetsDefinition:
+    """The asset `drift`, a partition a day (UTC) from `first` to today; condition: what has a day compared by itself."""
     with warnings.catch_warnings():
         # as for `behaviors`: a range of days in one run reads the champion once
         warnings.simplefilter("ignore", dg.BetaWarning)
@@ -27,6 +27,7 @@ def daily_drift(first: date) -> dg.AssetsDefinition:
             backfill_policy=dg.BackfillPolicy.single_run(),
             group_name=GROUP,
             deps=["behaviors"],
+            automation_condition=condition,
             code_version="1",
             kinds={"numpy", "onnx"},
             check_specs=[

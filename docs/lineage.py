@@ -45,6 +45,7 @@ def main() -> None:
     row: dict[str, int] = {}
     for name in parents:
         row[name] = 1 + max((row[p] for p in parents[name]), default=-1)
+    row["new_items"] = row["candidate"]  # beside what it is an alternative to
     # an edge is drawn where no longer path says the same
     direct = {n: [p for p in ps if not any(p in _above(q, parents) for q in ps if q != p)] for n, ps in parents.items()}
     place = {n: (14 + LANES.get(n, 1.5) * LANE, 14 + row[n] * ROW) for n in parents}

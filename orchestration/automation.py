@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 
 import dagster as dg
 
@@ -19,7 +20,7 @@ from assets.stores.resource import Stores
 from model.errors import MissError
 from orchestration.run import RETRAINING_TAG, report_landed
 
-__all__ = ["FRESH", "ONCE_MADE", "STALE", "keep_fresh", "landed", "retrain_when_stale"]
+__all__ = ["FRESH", "NEW_DAYS", "ONCE_MADE", "STALE", "keep_fresh", "landed", "retrain_when_stale"]
 
 Condition = dg.AutomationCondition
 STALE = (
@@ -36,7 +37,11 @@ STALE = (
     & ~Condition.any_deps_in_progress()
     & ~Condition.in_progress()
 ).with_label("stale")
-FRESH = dg.AssetSelection.assets("items", "histories", "text_embeddings", "image_embeddings", "new_items", "champion")
+NEW_DAYS = (Condition.in_latest_time_window(timedelta(days=7)) & STALE).with_label("stale, and of the last seven days")
+"""For what looks at days: a catalogue's first export brings years of them, which nobody wants compared at once."""
+FRESH = dg.AssetSelection.assets(
+    "items", "histories", "text_embeddings", "image_embeddings", "new_items", "champion", "drift"
+)
 """What is made as soon as something lands; none of it trains."""
 ONCE_MADE = (STALE & ~Condition.missing()).with_label("stale, and was there before")
 """For what a home without a champion cannot have."""
@@ -46,11 +51,11 @@ keep_fresh = dg.AutomationConditionSensorDefinition(
     target=FRESH,
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=60,
-    description="catalogue, histories and embeddings of what has landed, new items in the champion; nothing is trained",
+    description="what has landed: catalogue, histories, embeddings, new items in the champion, drift; nothing is trained",
 )
 retrain_when_stale = dg.AutomationConditionSensorDefinition(
     "retrain_when_stale",
-    target=dg.AssetSelection.all() - FRESH - dg.AssetSelection.assets("behaviors", "drift"),
+    target=dg.AssetSelection.all() - FRESH - dg.AssetSelection.assets("behaviors"),
     default_status=dg.DefaultSensorStatus.STOPPED,
     minimum_interval_seconds=60,
     run_tags={RETRAINING_TAG: "yes"},

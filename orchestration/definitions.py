@@ -39,7 +39,7 @@ def build(settings: Settings) -> dg.Definitions:
             *dg.load_assets_from_modules([champion], automation_condition=automation.ONCE_MADE),
             catalogue.landed_items,
             behaviors.daily_behaviors(first),
-            drift.daily_drift(first),
+            drift.daily_drift(first, automation.NEW_DAYS),
         ],
         asset_checks=dg.load_asset_checks_from_modules(modules),
         jobs=jobs.JOBS,

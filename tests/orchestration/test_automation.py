@@ -6,7 +6,9 @@ Here assets are told to Dagster without being made; `test_graph` makes them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,6 @@ LATER = {
     "evaluation",
     "retrieval_onnx",
     "candidate",
-    "champion",
 }
 
 
@@ -64,6 +65,7 @@ class Daemon:
             definitions, self.instance, asset_selection=chosen, cursor=self.cursor
         )
         self.cursor: Any = found.cursor
+        self.results = found.results
         return {each.key.to_user_string() for each in found.results if not each.true_subset.is_empty}
 
     def made(self, asset: str, version: str) -> None:
@@ -96,13 +98,34 @@ def test_nothing_new_nothing_runs(daemon: Daemon, tmp_path: Path) -> None:
 
 def test_new_behaviors_retrain_without_encoding(daemon: Daemon, tmp_path: Path) -> None:
     assert daemon.ingest(write(tmp_path / "shop", days=4)) == ["2020-09-16"]
-    assert daemon.tick() == {"histories"} | LATER
+    assert daemon.tick() == {"histories", "champion"} | LATER
     assert daemon.tick() == set(), "asked for once"
 
 
 def test_a_changed_description_encodes_and_the_logs_are_left_alone(daemon: Daemon, tmp_path: Path) -> None:
     assert daemon.ingest(write(tmp_path / "shop", description="a lamp of tin")) == ["landed_items"]
-    assert daemon.tick(FRESH) == {"items", "text_embeddings", "image_embeddings", "histories"}
+    assert daemon.tick(FRESH) == {"items", "text_embeddings", "image_embeddings", "histories", "new_items", "champion"}
+
+
+def test_a_home_without_a_champion_is_not_asked_for_one(tmp_path: Path) -> None:
+    """The first export: content is encoded at once, and the night makes the rest."""
+    with instance(Settings(home=tmp_path / "home")) as found:
+        daemon = Daemon(tmp_path / "home", found)
+        assert daemon.tick(FRESH) == set()
+        daemon.ingest(write(tmp_path / "shop"))
+        assert daemon.tick(FRESH) == {"items", "text_embeddings", "image_embeddings", "histories", "new_items"}
+
+
+def test_days_of_this_week_are_compared_and_years_of_old_ones_are_not(daemon: Daemon, tmp_path: Path) -> None:
+    yesterday = (int(time.time()) // 86_400 - 1) * 86_400
+    rows = [(f"u{n}", "i1", "view", stamp + n, 90 + n) for n in range(3) for stamp in (yesterday, 1_600_300_000)]
+    columns = ["user_id", "item_id", "event", "timestamp", "position"]
+    pd.DataFrame(rows, columns=columns).to_parquet(tmp_path / "late.parquet", index=False)
+    daemon.ingest(tmp_path / "late.parquet")
+    assert "drift" in daemon.tick(FRESH)
+    asked = next(each for each in daemon.results if each.key == dg.AssetKey("drift"))
+    days = asked.true_subset.expensively_compute_asset_partitions()
+    assert [each.partition_key for each in days] == [datetime.fromtimestamp(yesterday, UTC).strftime("%Y-%m-%d")]
 
 
 def test_the_same_bytes_again_leave_what_follows_alone(daemon: Daemon) -> None:
@@ -110,7 +133,7 @@ def test_the_same_bytes_again_leave_what_follows_alone(daemon: Daemon) -> None:
     daemon.made("item_pairs", "1")
     assert daemon.tick() == set()
     daemon.made("item_pairs", "2")
-    assert daemon.tick() == LATER - {"training_histories", "item_pairs", "baselines"}
+    assert daemon.tick() == LATER - {"training_histories", "item_pairs", "baselines"} | {"champion"}
 
 
 def test_what_is_switched_on_is_the_cheap_part(daemon: Daemon) -> None:

@@ -142,7 +142,7 @@ def test_a_changed_description_is_all_that_is_encoded_when_the_daemon_looks(
         miss(home, "ingest", str(changed))
         assert report_landed(found, stores) == [LANDED_ITEMS]
         asked = tick(found)
-        assert asked == {"items", "text_embeddings", "image_embeddings", "histories"}
+        assert asked == {"items", "text_embeddings", "image_embeddings", "histories", "new_items", "champion"}
         job = build(settings).resolve_job_def(EVERYTHING)
         done = job.execute_in_process(instance=found, asset_selection=[dg.AssetKey(name) for name in asked])
         assert done.success
