@@ -95,7 +95,8 @@ class ImageEncoder(Encoder[Path | bytes, NDArray[np.uint8]]):
         digest = digest_json(
             {"weights": digest_file(weights), "features": "pooled-1280", "preprocess": asdict(Preprocess())}
         )
-        folder = cache_dir / f"efficientnet-lite0-{digest[:16]}"
+        # apart from the vectors' own folder: what is verified against its manifest must hold nothing else
+        folder = cache_dir / "models" / f"efficientnet-lite0-{digest[:16]}"
         try:
             verify_dir(folder)
         except (FileNotFoundError, Corrupt):

@@ -314,6 +314,19 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(lite0: ImageEncoder) -> 
 
 
 @pytest.mark.slow
+def test_a_second_process_encodes_no_picture_again(lite0: ImageEncoder, export: Path, tmp_path: Path) -> None:
+    """The export and the vectors live in one folder: loading the encoder once more must leave the vectors where they are."""
+    cache = tmp_path / "encoders"
+    shutil.copytree(export, cache)
+    pictures = [picture(tmp_path / f"{n}.png", colour=(40 * n, 90, 200)) for n in range(3)]
+    first, _, stats = encode_catalogue(ImageEncoder.default(cache), pictures, cache, progress=False)
+    assert stats.encoded == 3
+    again, _, stats = encode_catalogue(ImageEncoder.default(cache), pictures, cache, progress=False)
+    assert (stats.encoded, stats.reused) == (0, 3)
+    assert np.array_equal(first, again)
+
+
+@pytest.mark.slow
 def test_a_damaged_export_is_made_again(lite0: ImageEncoder, export: Path, tmp_path: Path) -> None:
     shutil.copytree(export, tmp_path / "copy")
     model = next((tmp_path / "copy").rglob("model.onnx"))
