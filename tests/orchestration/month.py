@@ -37,8 +37,13 @@ class Logs:
             f"FROM read_parquet('{DATA}/behaviors.parquet') WHERE day BETWEEN '{FIRST}' AND '{WEEKS[-1]}'"
         )
         self.connection.execute(
-            f"CREATE TABLE kept AS SELECT item_id FROM log GROUP BY item_id ORDER BY count(*) DESC, item_id LIMIT {ITEMS}"
+            "CREATE TABLE kept AS SELECT item_id, row_number() OVER (ORDER BY count(*) DESC, item_id) AS rank FROM log "
+            f"GROUP BY item_id QUALIFY rank <= {ITEMS}"
         )
+        ranks = self.connection.execute("SELECT item_id FROM kept ORDER BY rank").fetchall()
+        pairs = zip(ranks, reversed(ranks), strict=True)
+        self.opposite = "map {" + ", ".join(f"'{a}': '{b}'" for (a,), (b,) in pairs) + "}[item_id]"
+        """SQL of the item that is as popular from the other end."""
 
     def days(self, first: str, last: str) -> list[str]:
         """Days with behaviors from `first` up to and without `last`."""

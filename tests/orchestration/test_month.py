@@ -23,7 +23,8 @@ from terminal import Miss
 from assets.settings import Settings
 from assets.sources import detect
 from orchestration import inbox
-from orchestration.run import EVERYTHING, instance, report_landed
+from orchestration.drift import DRIFT, drift_acts
+from orchestration.run import EVERYTHING, RANGE, instance, report_landed
 from orchestration.sensors import daily
 
 pytestmark = [
@@ -33,6 +34,7 @@ pytestmark = [
     pytest.mark.skipif(not DATA.is_dir(), reason=f"needs MovieLens-1M in the neutral layout at {DATA}"),
 ]
 BEHAVIORS = dg.AssetKey("behaviors")
+DRIFTED = dg.AssetCheckKey(dg.AssetKey(DRIFT), "within_thresholds")
 ENCODERS = ("text_embeddings", "image_embeddings")
 
 
@@ -178,15 +180,46 @@ def test_a_bad_model_is_stopped_by_the_gate(team: Team, monkeypatch: pytest.Monk
     assert after["ledger"][-1] == ("refuse", newest.version, "bob")
 
 
+def test_a_drifted_week_acts_and_starts_a_retraining_that_says_why(team: Team, logs: Logs) -> None:
+    """The third week's people watch what nobody watched: every film stands for the one as popular from the other end."""
+    days = logs.days(WEEKS[1], WEEKS[2])
+    run_id = post(team, "week-2", lambda path: logs.week(path, WEEKS[1], WEEKS[2], item=logs.opposite))
+    assert team.status(run_id) == "SUCCESS", "the contract has nothing against it"
+    begin, end = RANGE
+    compared = team.run(dg.RunRequest(tags={begin: days[0], end: days[-1]}), job=DRIFT)
+    assert team.status(compared) == "SUCCESS"
+    levels = {
+        str(record.partition_key): record.asset_materialization.metadata["level"].value
+        for record in team.instance.fetch_materializations(dg.AssetKey(DRIFT), limit=50).records
+        if record.asset_materialization is not None
+    }
+    assert set(levels) == set(days)
+    assert list(levels.values()).count("act") >= 5
+    assert not team.checked(DRIFTED).passed
+    assert team.checked(DRIFTED).severity == dg.AssetCheckSeverity.ERROR
+    (request,) = team.look(drift_acts).run_requests
+    assert request.tags["miss/reason"].startswith(f"drift on {days[-1]}: ")
+    run_id = team.run(request, job=EVERYTHING)
+    assert team.status(run_id) == "SUCCESS", "trained on half of that week, it finds what the champion does not"
+    assert team.tags(run_id)["miss/reason"] == request.tags["miss/reason"]
+    waits = team.registry.by_alias("challenger")
+    assert waits is not None
+    team.registry.set_tags(waits.version, {"review": "approved", "review_by": "ann", "review_reason": "drift"})
+    assert team.status(team.run(team.look())) == "SUCCESS"
+    assert states(team)["aliases"] == {"champion": waits.version, "previous": "2"}
+    assert team.rows()[-1] == ("promote", waits.version, "ann")
+
+
 def test_a_rollback_is_one_command_and_takes_a_moment(team: Team, miss: Miss) -> None:
     began = time.perf_counter()
-    said = miss("rollback", "--reason", "complaints about version 2")
+    said = miss("rollback", "--reason", "complaints")
     assert said.code == 0
     assert time.perf_counter() - began < 5
-    assert team.registry.aliases() | {"challenger": ""} == {"champion": "1", "previous": "2", "challenger": ""}
-    assert team.rows()[-1][:2] == ("rollback", "1")
+    assert team.registry.aliases()["champion"] == "2"
+    assert team.registry.aliases()["previous"] != "2"
+    assert team.rows()[-1][:2] == ("rollback", "2")
     assert miss("doctor").out.count("ledger")
     team.run(dg.RunRequest(), job="promotion")
-    assert team.served() == "1", "and Dagster sees it at its next look"
+    assert team.served() == "2", "and Dagster sees it at its next look"
     assert team.checked().passed
     assert FIRST in team.instance.get_materialized_partitions(BEHAVIORS)
