@@ -20,6 +20,7 @@ from team import Team
 
 from assets.settings import Settings
 from assets.sources import detect
+from model.errors import BadInput
 from model.files import read_npz
 from orchestration.run import NEW_ITEMS, instance
 from serving.engine import Engine
@@ -34,7 +35,7 @@ def grown(folder: Path, names: list[str]) -> Path:
     items = pd.read_parquet(folder / "items.parquet")
     for number, name in enumerate(names):
         place = GROUP * PER_GROUP + 4 * number + 1
-        colour = tuple(int(x) for x in (np.array([40, 90, 200]) * (GROUP + 1) + 3 * place) % 256)
+        colour = tuple(int(x) for x in (np.array([40, 90, 200]) * (GROUP + 1) + 3 * place + 1) % 256)
         Image.new("RGB", (32, 32), colour).save(folder / f"images/{name}.png")
         row = (
             name,
@@ -112,7 +113,8 @@ def test_new_items_are_added_to_the_champion_and_wait_for_a_reviewer(team: Team,
     assert verdict["passed"]
     names = {rule["name"] for rule in verdict["document"]["rules"]}
     assert {"old_items_as_before", "new_items_found", "extends_the_champion", "fresh_process", "contract_tree"} <= names
-    assert "not know item 'aaa'" in miss(team.settings.root, "recommend", "--history", "aaa", "-k", "3", code=2)
+    with pytest.raises(BadInput, match="does not know item 'aaa'"):
+        served(team).recommend_ids(["aaa"], 3)
 
 
 def test_once_approved_they_are_recommended_and_may_stand_in_a_history(team: Team) -> None:
