@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = ["Settings", "quiet_environment"]
@@ -35,6 +35,9 @@ def quiet_environment() -> None:
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "GIT_PYTHON_REFRESH": "quiet",
+        # a tracking server that is away is told of after half a minute, not after the seven retries of MLflow's default
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
     }.items():
         os.environ.setdefault(name, value)
 
@@ -50,13 +53,21 @@ class Settings(BaseSettings):
     """Where state lives and what is configured; paths are absolute once read."""
 
     model_config = SettingsConfigDict(
-        env_prefix="MISS_", env_nested_delimiter="__", env_file="miss.env", extra="ignore"
+        env_prefix="MISS_", env_nested_delimiter="__", env_file="miss.env", extra="ignore", hide_input_in_errors=True
     )
 
     home: Path = Field(default=Path(".miss"), description="the one folder of state")
     retrain: str = Field(default="0 3 * * *", description="when the schedule `daily` retrains, as cron, UTC")
     mlflow_uri: str = Field(
         default="", description="MLflow tracking and registry store; SQLite under the home where empty"
+    )
+    mlflow_tracking_uri: str = Field(
+        default="",
+        validation_alias="MLFLOW_TRACKING_URI",
+        description="the same by MLflow's own name, where that is empty",
+    )
+    dagster_postgres: SecretStr = Field(
+        default=SecretStr(""), description="postgresql:// URL of Dagster's database; SQLite under the home where empty"
     )
     text_encoder: Path | None = Field(
         default=None, description="folder of another text encoder (ONNX or sentence-transformers)"
@@ -122,4 +133,4 @@ class Settings(BaseSettings):
     @property
     def tracking_uri(self) -> str:
         """MLflow's store."""
-        return self.mlflow_uri or f"sqlite:///{self.root / 'mlflow.db'}"
+        return self.mlflow_uri or self.mlflow_tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"

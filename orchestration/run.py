@@ -16,6 +16,7 @@ from assets.settings import Settings, quiet_environment
 from assets.stores.resource import Stores
 from model.errors import BadInput, MissError
 from model.files import write_bytes
+from orchestration import dagster_yaml
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -34,43 +35,15 @@ PROCESS = "miss/process"
 DATA_VERSION = "dagster/data_version"
 """Dagster's tag of a materialization; of a day it is the digest of what had landed."""
 
-_CONFIG = """\
-# written by miss; change it as you like, it is not written again
-telemetry:
-  enabled: false
-nux:
-  enabled: false
-concurrency:
-  runs:
-    max_concurrent_runs: 4
-    tag_concurrency_limits:
-      - key: miss/retraining
-        limit: 1
-  pools:
-    default_limit: 1
-    granularity: op
-run_monitoring:
-  enabled: true
-  poll_interval_seconds: 30
-  free_slots_after_run_end_seconds: 60
-run_retries:
-  enabled: true
-  max_retries: 2
-  retry_on_asset_or_op_failure: false
-python_logs:
-  python_log_level: INFO
-"""
-
 
 def dagster_home(settings: Settings) -> Path:
-    """The folder of Dagster's instance (runs, events), made with its dagster.yaml where it is not there.
+    """The folder of Dagster's instance, made with its dagster.yaml where it is not there; raises as `dagster_yaml.prepare` does.
 
     Beside a workspace.yaml, with the default home, it also leaves a .env that tells plain `dagster dev` of it.
     """
     home = settings.root / "dagster"
     home.mkdir(parents=True, exist_ok=True)
-    if not (home / "dagster.yaml").exists():
-        write_bytes(home / "dagster.yaml", _CONFIG.encode())
+    dagster_yaml.prepare(home, settings)
     # `dagster dev` reads .env before it looks for an instance: the default home is then its home too
     plain = "MISS_HOME" not in os.environ and settings.root == type(settings).model_fields["home"].default.resolve()
     if plain and Path("workspace.yaml").is_file() and not Path(".env").exists():
@@ -82,11 +55,12 @@ def dagster_home(settings: Settings) -> Path:
 
 @contextlib.contextmanager
 def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    """The home's Dagster instance."""
+    """The home's Dagster instance. NotReady where its PostgreSQL does not answer."""
     quiet_environment()
     import dagster as dg
 
     home = dagster_home(settings)
+    dagster_yaml.answers(settings)
     os.environ["DAGSTER_HOME"] = str(home)
     with FileLock(home / ".opening.lock"):  # two processes that make its tables at once would be in each other's way
         found = dg.DagsterInstance.from_config(str(home))

@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # no test writes to a team's servers
+os.environ.pop("MISS_MLFLOW_URI", None)
+os.environ.pop("MISS_DAGSTER_POSTGRES", None)
 
 import pytest
 

@@ -11,7 +11,10 @@
 - A verdict counts for one bundle digest, when it passed in every rule and is at most seven days old. Going back to a
   version that was champion before asks for a passing verdict of any age: a rollback must not wait for a gate.
 
-Not covered: two machines that move aliases at once (the lock is this machine's), the gate itself.
+- A machine whose ledger is not the one that MLflow tells of moves nothing: it would put back what was rightly promoted elsewhere.
+  Reading the champion needs no ledger (`noted`), so that a service needs MLflow alone.
+
+Not covered: two machines with a ledger each (promote where the ledger is; the lock is that machine's), the gate itself.
 """
 
 from __future__ import annotations
@@ -23,9 +26,9 @@ from typing import Any
 
 from assets.stores.books import Books, check_chain
 from assets.stores.registry import CHALLENGER, CHAMPION, PREVIOUS, REVIEW_BY, TRAINED_BY, ModelVersionInfo, Registry
-from model.errors import BadInput, Busy, Corrupt, Refused
+from model.errors import BadInput, Busy, Corrupt, NotReady, Refused
 
-__all__ = ["EXPIRES_AFTER", "LEDGER_ROW", "MOVES", "NOBODY", "RESTORE", "Champion", "utc_now"]
+__all__ = ["EXPIRES_AFTER", "LEDGER_CHAMPION", "LEDGER_ROW", "MOVES", "NOBODY", "RESTORE", "Champion", "utc_now"]
 
 EXPIRES_AFTER = timedelta(days=7)
 MOVES, RESTORE = ("bootstrap", "promote", "rollback"), "restore"
@@ -34,6 +37,9 @@ NOBODY = "mlflow"
 """The ledger's actor where MLflow does not say who moved an alias."""
 LEDGER_ROW = "ledger/row"
 """Tag of a version: number and hash of the newest ledger row that is about it, so that a ledger cut off or replaced shows."""
+
+LEDGER_CHAMPION = "ledger/champion"
+"""Tag of a version: number of the ledger row that made it champion last. The highest is the champion, for who has no ledger."""
 
 
 def utc_now() -> datetime:
@@ -44,6 +50,10 @@ def utc_now() -> datetime:
 def _utc(text: str) -> datetime:
     at = datetime.fromisoformat(text)
     return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _row_tag(row: dict[str, Any]) -> str:
+    return f"{row['seq']} {row['hash']}"
 
 
 class Champion:
@@ -109,15 +119,30 @@ class Champion:
         """Rows of the ledger, all checked; `Corrupt` where one is not what was appended, or one that MLflow tells of is missing."""
         rows = self.books.ledger()
         check_chain(rows)
-        hashes = {f"{row['seq']} {row['hash']}" for row in rows}
+        if lacking := self._lacking(rows):
+            raise Corrupt(
+                f"the ledger lacks {lacking}: it was cut off or written anew; restore the file from a backup, and ask who could "
+                "write to it"
+            )
+        return len(rows)
+
+    def _lacking(self, rows: list[dict[str, Any]]) -> str:
+        """A row that MLflow tells of and this ledger does not have, in words; "" where there is none."""
+        hashes = {_row_tag(row) for row in rows}
         for version in self.registry.versions():
             told = version.tags.get(LEDGER_ROW)
             if told is not None and told not in hashes:
-                raise Corrupt(
-                    f"the ledger lacks row {told.split()[0]}, which MLflow's version {version.version} tells of: it was cut off or "
-                    "written anew; restore the file from a backup, and ask who could write to it"
-                )
-        return len(rows)
+                return f"row {told.split()[0]}, which MLflow's version {version.version} tells of"
+        return ""
+
+    def elsewhere(self) -> bool:
+        """Whether another machine keeps the ledger: this one has none at all, and the MLflow that several share tells of one."""
+        return self.registry.shared and not self.books.ledger() and bool(self._lacking([]))
+
+    def noted(self) -> ModelVersionInfo | None:
+        """The champion as the ledger's machine noted it in MLflow, wherever a hand has put the alias since."""
+        versions = [each for each in self.registry.versions() if each.tags.get(LEDGER_CHAMPION, "").isdecimal()]
+        return max(versions, key=lambda each: int(each.tags[LEDGER_CHAMPION]), default=None)
 
     def refuse(self, target: ModelVersionInfo, *, actor: str, why: str) -> None:
         """Write the refusal down and raise it."""
@@ -142,9 +167,15 @@ class Champion:
     def reconcile(self) -> dict[str, str] | None:
         """Bring aliases and ledger together; None where they were, else {"action", "version", "actor", "reason"}.
 
-        The action is the one that was finished, or "restore" where an alias was put back.
+        The action is the one that was finished, or "restore" where an alias was put back. Raises NotReady, and moves nothing,
+        where MLflow tells of a ledger that is not this one.
         """
         with self.registry.lock():
+            if lacking := self._lacking(self.books.ledger()):
+                raise NotReady(
+                    f"this home's ledger lacks {lacking}; promote on the machine that has it, or bring books.duckdb back from a "
+                    "backup; another catalogue on the same MLflow needs a MISS_MODEL_NAME of its own"
+                )
             rows = self.moves()
             champion = self.registry.by_alias(CHAMPION)
             note = self._note(champion)
@@ -163,12 +194,11 @@ class Champion:
         row = self.books.append_ledger(
             actor=actor, action=action, version=target.version, bundle_digest=target.digest, reason=reason
         )
-        self._mark(target.version, row)
+        self._mark(target.version, LEDGER_ROW, _row_tag(row))
 
-    def _mark(self, version: str, row: dict[str, Any]) -> None:
-        told = f"{row['seq']} {row['hash']}"
-        if self.registry.version(version).tags.get(LEDGER_ROW) != told:
-            self.registry.set_tags(version, {LEDGER_ROW: told})
+    def _mark(self, version: str, tag: str, told: str) -> None:
+        if self.registry.version(version).tags.get(tag) != told:
+            self.registry.set_tags(version, {tag: told})
 
     @staticmethod
     def _note(champion: ModelVersionInfo | None) -> dict[str, str]:
@@ -231,7 +261,9 @@ class Champion:
         if CHAMPION in aliases:
             about = [row for row in self.books.ledger() if str(row["version"]) == aliases[CHAMPION]]
             if about:
-                self._mark(aliases[CHAMPION], about[-1])
+                self._mark(aliases[CHAMPION], LEDGER_ROW, _row_tag(about[-1]))
+            if rows and str(rows[-1]["version"]) == aliases[CHAMPION]:
+                self._mark(aliases[CHAMPION], LEDGER_CHAMPION, str(rows[-1]["seq"]))
             if aliases.get(CHALLENGER) == aliases[CHAMPION]:
                 self.registry.delete_alias(CHALLENGER)
             self.registry.delete_tag(aliases[CHAMPION], NOTE)

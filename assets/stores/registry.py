@@ -9,18 +9,17 @@
 - Reading from a registry that does not exist yet finds nothing and creates nothing.
 
 Cost, SQLite: 2-3 s of imports in each process, 3-7 s for the first use of a home, 30-60 ms a write, 0.2 s for 1,000
-points of a curve. Not covered: moving a home's folder (MLflow keeps absolute artifact locations), access rights.
+points of a curve. Not covered: moving a home's folder (MLflow keeps absolute artifact locations), access rights, a lock over
+several machines (see `lock`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from assets.settings import quiet_environment
+from assets.stores import servers
 from assets.stores.run_log import RunHandle, mlflow_name
 from model.errors import BadInput, Busy, Corrupt
 from model.files import MANIFEST, verify_dir
@@ -94,13 +93,21 @@ class Registry:
         return Path(path) if path != self.tracking_uri else None
 
     @property
+    def shared(self) -> bool:
+        """Whether other machines may use it too."""
+        return self._database is None
+
+    @property
     def exists(self) -> bool:
         """Whether there may be something to read."""
         return self._database is None or self._database.exists()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Held while versions are registered and aliases moved, on this machine; the same thread may take it again."""
+        """Held while versions are registered and aliases moved; the same thread may take it again.
+
+        It is this home's, on this machine: a server that several share is written to from the machine that has the ledger.
+        """
         path = self._database or self.artifact_root / "registry"
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_WAIT_S, is_singleton=True)
@@ -121,47 +128,24 @@ class Registry:
 
     @cached_property
     def _client(self) -> MlflowClient:
-        quiet_environment()
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for JSON
-        with warnings.catch_warnings():
-            # MLflow 3.17 maps a relation in a way that SQLAlchemy 2.1 calls deprecated; nothing to do with what we ask
-            warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
-            from mlflow import MlflowClient
-            from mlflow.store.tracking import sqlalchemy_store  # noqa: F401  (this import is what warns)
-
-        if "MLFLOW_LOGGING_LEVEL" not in os.environ:  # it tells of every migration and version on the terminal
-            logging.getLogger("mlflow").setLevel(logging.WARNING)
         with self.lock():
-            if self._database is not None and not self._database.exists():
-                self._create(self._database)
-            client = MlflowClient(self.tracking_uri, self.tracking_uri)
+            client = servers.connect(self.tracking_uri, database=self._database)
             if not client.search_registered_models(f"name = '{self.model_name}'", max_results=1):
-                client.create_registered_model(self.model_name)
+                with servers.already_there():
+                    client.create_registered_model(self.model_name)
         return client
-
-    @staticmethod
-    def _create(database: Path) -> None:
-        from mlflow.store.db import utils
-
-        staging = database.with_name(f".{database.name}.new")
-        for stale in database.parent.glob(f"{staging.name}*"):  # with SQLite's journals
-            stale.unlink()
-        engine = utils.create_sqlalchemy_engine_with_retry(f"sqlite:///{staging}")
-        try:
-            utils._initialize_tables(engine)
-        finally:
-            engine.dispose()
-        os.replace(staging, database)
 
     @cached_property
     def _experiment_id(self) -> str:
         with self.lock():
             found = self._client.get_experiment_by_name(self.model_name)
-            if found is not None:
-                return str(found.experiment_id)
-            served = self.tracking_uri.startswith(("http://", "https://"))
-            location = None if served else self.artifact_root.absolute().as_uri()
-            return str(self._client.create_experiment(self.model_name, artifact_location=location))
+            if found is None:
+                served = servers.is_served(self.tracking_uri)
+                location = None if served else self.artifact_root.absolute().as_uri()
+                with servers.already_there():
+                    self._client.create_experiment(self.model_name, artifact_location=location)
+                found = self._client.get_experiment_by_name(self.model_name)
+            return str(found.experiment_id)
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
@@ -338,7 +322,8 @@ class Registry:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp") as staging:
             try:
                 place = f"bundle/{info.digest[:16]}"
-                folder = Path(self._client.download_artifacts(info.run_id, place, staging))
+                with servers.telling(self.tracking_uri):
+                    folder = Path(self.run_of(version).files.download_artifacts(place, staging))
                 found = str(verify_dir(folder)["digest"])
             except (FileNotFoundError, NotADirectoryError, MlflowException) as error:  # no artifact, or no manifest
                 raise Corrupt(
@@ -359,15 +344,16 @@ class Registry:
         """
         if keep < KEPT_AT_LEAST:
             raise BadInput(f"keep={keep} versions would delete what one may want back; keep at least {KEPT_AT_LEAST}")
-        client, gone = self._client, []
+        gone = []
         with self.lock():
             for info in self.versions()[:-keep]:
                 if info.aliases:
                     continue
                 if info.run_id and info.digest:
-                    for place in ("bundle", MODEL_FILES):
-                        self.run_of(info.version).delete(f"{place}/{info.digest[:16]}")
-                client.delete_model_version(self.model_name, info.version)
+                    with servers.telling(self.tracking_uri):
+                        for place in ("bundle", MODEL_FILES):
+                            self.run_of(info.version).delete(f"{place}/{info.digest[:16]}")
+                self._client.delete_model_version(self.model_name, info.version)
                 gone.append(info.version)
         return gone
 

@@ -92,13 +92,20 @@ class RunHandle:
         """All files of a folder, as the run's folder `name`."""
         self.client.log_artifacts(self.run_id, str(folder), name)
 
+    @property
+    def files(self) -> Any:
+        """Where the run's files lie; the client's own download takes a storage that is away for files that are not there."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        return get_artifact_repository(self.client.get_run(self.run_id).info.artifact_uri, self.client.tracking_uri)
+
     def fetch(self, name: str, target: Path) -> Path:
         """Copy the run's folder `name` into the folder `target`; returns where it lies. FileNotFoundError where it is not there."""
         from mlflow.exceptions import MlflowException
 
         try:
-            found = Path(self.client.download_artifacts(self.run_id, name, str(target)))
-        except MlflowException as error:
+            found = Path(self.files.download_artifacts(name, str(target)))
+        except (MlflowException, NotADirectoryError) as error:
             raise FileNotFoundError(f"run {self.run_id} has no {name}") from error
         if not found.is_dir() or not any(found.iterdir()):
             raise FileNotFoundError(f"run {self.run_id} has no {name}")
@@ -106,10 +113,7 @@ class RunHandle:
 
     def delete(self, name: str) -> None:
         """Delete the run's folder `name`; nothing happens where it is not there."""
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        place = self.client.get_run(self.run_id).info.artifact_uri
-        get_artifact_repository(place, self.client.tracking_uri).delete_artifacts(name)
+        self.files.delete_artifacts(name)
 
     def _log_bytes(self, name: str, data: bytes) -> None:
         folder, _, file = name.rpartition("/")

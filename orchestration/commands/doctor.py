@@ -6,7 +6,7 @@
   from something stale itself.
 - A check that fails in a way nobody thought of is a bad check, and the next one is still made.
 
-Not covered: code versions (Dagster's UI shows those), the Dagster instance.
+Not covered: code versions (Dagster's UI shows those), Dagster's daemons.
 """
 
 from __future__ import annotations
@@ -213,25 +213,47 @@ def _artifacts(home: Settings) -> Finding:
     return "ok", f"{len(current)} assets, every byte as published, none stale"
 
 
+def _dagster(home: Settings) -> Finding:
+    from assets.stores.servers import masked
+    from orchestration.dagster_yaml import answers, check
+
+    url = home.dagster_postgres.get_secret_value()
+    try:
+        check(home.root / "dagster", home)
+        answers(home)
+    except NotReady as error:  # what was set and cannot be used is no step that was not run yet
+        return "bad", str(error)
+    if not url:
+        return "ok", f"runs and events are in SQLite under {home.root / 'dagster'}"
+    return "ok", f"runs and events are in PostgreSQL: {masked(url)} answers"
+
+
 def _mlflow(home: Settings) -> Finding:
+    from assets.stores.servers import masked
+
     registry = registry_of(home)
     if not registry.exists:
         return "todo", f"{home.tracking_uri} does not exist yet; the first run makes it"
+    try:
+        registry.prepare()
+    except NotReady as error:
+        return "bad", str(error)
     aliases = registry.aliases()
     told = ", ".join(f"{alias} is version {version}" for alias, version in sorted(aliases.items()))
-    return "ok", f"{home.tracking_uri} answers: {told or 'no alias is set'}"
+    return "ok", f"{masked(home.tracking_uri)} answers: {told or 'no alias is set'}"
 
 
 def _champion(home: Settings) -> Finding:
     from assets.stores.registry import CHAMPION
     from serving.engine import Engine
 
-    registry = registry_of(home)
-    found = registry.by_alias(CHAMPION)
+    registry, champion = registry_of(home), promotion_of(home).champion
+    elsewhere = registry.exists and champion.elsewhere()
+    found = champion.noted() if elsewhere else registry.by_alias(CHAMPION)
     if found is None:
         return "todo", "nothing is promoted yet; run `miss materialize`"
     verdict = books_of(home).verdict(found.digest)
-    if verdict is None or not verdict["passed"]:
+    if not elsewhere and (verdict is None or not verdict["passed"]):
         return (
             "bad",
             f"version {found.version} is champion without a passing verdict; run `miss rollback` or `miss promote`",
@@ -245,7 +267,13 @@ def _champion(home: Settings) -> Finding:
 
 
 def _ledger(home: Settings) -> Finding:
-    rows = promotion_of(home).champion.check_ledger()
+    champion = promotion_of(home).champion
+    if champion.registry.exists and champion.elsewhere():
+        return (
+            "todo",
+            "the ledger is on another machine, which MLflow tells of; promote there (or bring books.duckdb back)",
+        )
+    rows = champion.check_ledger()
     if not rows:
         return "todo", "nothing was promoted or refused yet"
     return "ok", f"{rows:,} rows, each chained to the one before, and none that MLflow tells of is missing"
@@ -257,6 +285,7 @@ CHECKS: dict[str, Callable[[Settings], Finding]] = {
     "disk": _disk,
     "warehouse": _warehouse,
     "artifacts": _artifacts,
+    "dagster": _dagster,
     "mlflow": _mlflow,
     "ledger": _ledger,
     "champion": _champion,

@@ -28,6 +28,7 @@ __all__ = [
     "champion_engine",
     "print_json",
     "project_file",
+    "promoted",
     "promotion_of",
     "registry_of",
     "say",
@@ -97,26 +98,36 @@ def promotion_of(home: Settings) -> Promotion:
     return Promotion(books_of(home), registry_of(home), two_people=home.require_two_people)
 
 
+def promoted(home: Settings) -> ModelVersionInfo | None:
+    """The champion, after what a kill or a hand left was settled; None where there is none.
+
+    On a machine without the ledger, which is elsewhere then, it is what the ledger's machine noted in MLflow; nothing is moved.
+    """
+    from assets.stores.registry import CHAMPION
+
+    promotion = promotion_of(home)
+    if not promotion.registry.exists:
+        return None
+    if promotion.champion.elsewhere():
+        return promotion.champion.noted()
+    settled = promotion.reconcile()
+    if settled is not None:
+        say(f"miss: {settled['action']} of version {settled['version']} by {settled['actor']}: {settled['reason']}")
+    return promotion.registry.by_alias(CHAMPION)
+
+
 def champion_bundle(home: Settings) -> tuple[ModelVersionInfo, Path]:
     """The promoted version and its bundle's folder, downloaded where it is not there yet, every byte checked.
 
     Raises NotReady where nothing is promoted, Corrupt where the registry's files are not what was registered.
     """
-    from assets.stores.registry import CHAMPION
-
-    promotion = promotion_of(home)
-    registry, found = promotion.registry, None
-    if registry.exists:
-        settled = promotion.reconcile()
-        if settled is not None:
-            say(f"miss: {settled['action']} of version {settled['version']} by {settled['actor']}: {settled['reason']}")
-        found = registry.by_alias(CHAMPION)
+    found = promoted(home)
     if found is None:
         raise NotReady(
             f"{home.root} has no champion yet; run `miss materialize`, which promotes the first version that passes the gate, "
             "or `miss demo`"
         )
-    return found, registry.download(found.version, home.root / "bundles" / found.digest[:16])
+    return found, registry_of(home).download(found.version, home.root / "bundles" / found.digest[:16])
 
 
 def champion_engine(home: Settings) -> Engine:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.errors import BadInput, MissError, NotReady
-from orchestration.commands.home import champion_engine, project_file, promotion_of, registry_of, say, settings
+from orchestration.commands.home import champion_engine, project_file, promoted, registry_of, say, settings
 
 if TYPE_CHECKING:
     from assets.settings import Settings
@@ -145,7 +145,7 @@ def _wait(children: Children, name: str, host: str, port: int) -> None:
 def _commands(home: Settings, host: str, ports: Mapping[str, int]) -> dict[str, list[str]]:
     python = sys.executable
     dagster = ["-h", host, "-p", str(ports["dagster"])]
-    mlflow = ["--backend-store-uri", home.tracking_uri, "--host", host, "--port", str(ports["mlflow"])]
+    mlflow = ["--host", host, "--port", str(ports["mlflow"])]  # the store is in the environment, unseen by `ps`
     mlflow += ["--default-artifact-root", (home.root / "mlflow-artifacts").as_uri()]
     return {
         "dagster": [python, "-m", "dagster", "dev", "-w", str(project_file("workspace.yaml")), *dagster],
@@ -162,25 +162,30 @@ def _champion(home: Settings, served: str | None) -> str | None:
     if not registry.exists:
         return None
     if (
-        served is None or registry.aliases().get(CHAMPION) != served
-    ):  # the warehouse is opened only where something moved
-        promotion_of(home).reconcile()
-    return registry.aliases().get(CHAMPION)
+        served is not None and registry.aliases().get(CHAMPION) == served
+    ):  # the books are opened only where something moved
+        return served
+    found = promoted(home)
+    return None if found is None else found.version
 
 
 def up(host: str, ports: Mapping[str, int]) -> None:
     """Run all three until interrupted; `ports` of "dagster", "mlflow" and "service"."""
+    from assets.stores.servers import DRIVER, POSTGRES, is_served, masked
+    from orchestration.dagster_yaml import answers
     from orchestration.run import dagster_home
 
     home = settings()
     _hold_free(host, ports)
+    answers(home)
     root = project_file("workspace.yaml").parent
     env = os.environ | {
         "MISS_HOME": str(home.root),
         "DAGSTER_HOME": str(dagster_home(home)),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_BACKEND_STORE_URI": POSTGRES.sub(DRIVER, home.tracking_uri),
     }
-    served_elsewhere = home.tracking_uri.startswith(("http://", "https://"))
+    served_elsewhere = is_served(home.tracking_uri)
     if not served_elsewhere:
         registry_of(home).prepare()  # so that the server need not migrate the schema, which must happen once
     commands = _commands(home, host, ports)
@@ -189,7 +194,7 @@ def up(host: str, ports: Mapping[str, int]) -> None:
         try:
             for name in ("dagster", "mlflow"):
                 if name == "mlflow" and served_elsewhere:
-                    print(f"MLflow   {home.tracking_uri}", flush=True)
+                    print(f"MLflow   {masked(home.tracking_uri)}", flush=True)
                     continue
                 children.start(name, commands[name], env=env, cwd=root)
             for name in list(children.running):

@@ -114,7 +114,7 @@ def test_without_a_good_fresh_verdict_for_these_bytes_nothing_moves_and_the_refu
     assert world.story() == [("bootstrap", "1", "miss"), ("refuse", "2", "ann")]
     empty = World()
     empty.clock = world.clock
-    empty.held, empty.verdicts = {"2": world.held["2"]}, world.verdicts
+    empty.held, empty.verdicts = {"2": replace(world.held["2"], tags={})}, world.verdicts
     with pytest.raises(Refused, match=words):
         empty.promotion().bootstrap("2")
     assert empty.names == {}
