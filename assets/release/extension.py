@@ -34,7 +34,7 @@ EXTENDS = "extends"
 """Tag of a version: the bundle digest of the champion it adds items to."""
 HISTORIES, GOLDEN = 1000, 100
 NEAREST, LOOKED_FOR = 20, 200
-"""Users who are asked for each new item: one for each of its nearest old ones, who had just seen that; and items that are asked for."""
+"""Users who are asked for each new item, one for each of its nearest old ones who had just seen that; and items looked for."""
 MIN_FOUND = 0.5
 """Share of the new items that at least one of those users must be offered within the beam."""
 

@@ -106,7 +106,7 @@ def _sentence(uri: str, why: str, *, name: str) -> str:
     told = " ".join(masked(why).split())
     for text in {secret, urllib.parse.unquote(secret)} - {""}:
         told = told.replace(text, "***")
-    return f"{masked(uri)} does not answer ({told[:200]}); start it, or correct {name}, and run the same again: nothing was lost"
+    return f"{masked(uri)} does not answer ({told[:200]}); start it, or correct {name}, and run the same again"
 
 
 @contextlib.contextmanager
