@@ -10,8 +10,8 @@ ABLATION := $(BIN)/python -m benchmarks.ablation $(if $(DATA),--data "$(DATA)")
 demo: install  ## the whole graph on the embedded catalogue, from nothing to a promoted champion
 	$(BIN)/miss demo
 
-test: install  ## the whole suite
-	$(BIN)/python -m pytest
+test: install  ## the whole suite, a file of tests on each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: install  ## format, lint, types
 	$(BIN)/ruff format --check .

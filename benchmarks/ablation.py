@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from assets.settings import quiet_environment
+from assets.environment import quiet_environment
 from benchmarks.cold import Cold
 from benchmarks.grid import Cell, asked
 from benchmarks.material import SOURCES, Material, prepare

@@ -20,7 +20,7 @@ from assets.stores.resource import Stores
 from model.errors import MissError
 from orchestration.run import RETRAINING_TAG, report_landed
 
-__all__ = ["FRESH", "NEW_DAYS", "ONCE_MADE", "STALE", "keep_fresh", "landed", "retrain_when_stale"]
+__all__ = ["FRESH", "NEW_DAYS", "ONCE_MADE", "SENSORS", "STALE", "keep_fresh", "landed", "retrain_when_stale"]
 
 Condition = dg.AutomationCondition
 STALE = (
@@ -82,3 +82,7 @@ def landed(context: dg.SensorEvaluationContext, stores: Stores) -> dg.SkipReason
         return dg.SkipReason(f"asked again in a while: {error}")
     context.update_cursor(cursor)
     return dg.SkipReason(f"reported: {news}" if news else "nothing has come in")
+
+
+SENSORS = [landed, keep_fresh, retrain_when_stale]
+"""What watches the warehouse and the graph."""

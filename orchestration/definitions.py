@@ -18,7 +18,8 @@ from assets import (
     retrieval_onnx,
     training_data,
 )
-from assets.settings import Settings, quiet_environment
+from assets.environment import quiet_environment
+from assets.settings import Settings
 from assets.stores.io_manager import ArtifactIOManager
 from assets.stores.resource import Stores
 from orchestration import automation, inbox, jobs, sensors
@@ -43,14 +44,7 @@ def build(settings: Settings) -> dg.Definitions:
         ],
         asset_checks=dg.load_asset_checks_from_modules(modules),
         jobs=jobs.JOBS,
-        sensors=[
-            sensors.reviews,
-            inbox.inbox,
-            automation.landed,
-            automation.keep_fresh,
-            automation.retrain_when_stale,
-            drift_acts,
-        ],
+        sensors=[sensors.reviews, inbox.inbox, drift_acts, *automation.SENSORS],
         schedules=[sensors.daily(settings.retrain)],
         resources={"stores": stores, "io_manager": ArtifactIOManager(root=str(settings.artifacts))},
         executor=dg.in_process_executor,

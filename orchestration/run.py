@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from filelock import FileLock
 
-from assets.settings import Settings, quiet_environment
+from assets.environment import quiet_environment
+from assets.settings import Settings
 from assets.stores.resource import Stores
 from model.errors import BadInput, MissError
 from model.files import write_bytes

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assets.settings import quiet_environment
+from assets.environment import quiet_environment
 from model.errors import BadInput, Busy, NotReady
 
 if TYPE_CHECKING:

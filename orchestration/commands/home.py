@@ -52,7 +52,8 @@ def settings() -> Settings:
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
 
-    from assets.settings import Settings, quiet_environment
+    from assets.environment import quiet_environment
+    from assets.settings import Settings
 
     quiet_environment()
     try:

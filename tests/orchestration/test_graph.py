@@ -180,7 +180,8 @@ def test_lineage_and_ids_meet_in_dagster_and_mlflow(home: Path) -> None:
     program = """
 import json, os, sys
 import dagster as dg
-from assets.settings import Settings, quiet_environment
+from assets.environment import quiet_environment
+from assets.settings import Settings
 from assets.stores.resource import Stores
 from orchestration.run import instance
 settings = Settings()

@@ -54,7 +54,7 @@ def test_a_selection_that_names_nothing_is_told(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("own", [None, "77"])
 def test_threads_do_not_spin_beside_a_busy_neighbour(own: str | None) -> None:
     """torch reads this when it loads: a training beside another process would be twenty times slower. A user's own value stays."""
-    program = "from assets.settings import quiet_environment; quiet_environment(); import torch"
+    program = "from assets.environment import quiet_environment; quiet_environment(); import torch"
     environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"} | {"OMP_DISPLAY_ENV": "VERBOSE"}
     environment |= {} if own is None else {"GOMP_SPINCOUNT": own}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
