@@ -6,7 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from model.golden import GOLDEN, check_golden, write_golden
 from model.histories import Histories
 from serving.engine import Engine
 from serving.histories import StoredHistories
+from serving.probe import WARM_UP, latencies
 
 
 def changed(bundle: Path, target: Path, change) -> Path:
@@ -250,6 +253,28 @@ def test_a_fresh_process_answers_for_the_gate(bundle: Path, tmp_path: Path) -> N
     assert (bad.returncode, bad.stdout) == (NotReady.exit_code, "")
     assert bad.stderr.startswith("miss: ")
     assert "Traceback" not in bad.stderr
+
+
+def test_two_bundles_are_asked_in_turn(
+    bundle: Path, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = json.loads(_probe(bundle, "--requests", 20, "--beside", bundle).stdout)
+    assert 0 < report["beside"]["p50_ms"] <= report["beside"]["p95_ms"]
+    torn = json.loads(_probe(bundle, "--requests", 3, "--beside", tmp_path).stdout)
+    assert torn["golden"]
+    assert list(torn["beside"]) == ["error"]
+
+    asked, slow, real = [], Engine(bundle, threads=1), Engine.recommend
+
+    def recommend(self: Engine, *arguments: Any, **more: Any) -> Any:
+        asked.append(self)
+        time.sleep(0.02 * (self is slow))
+        return real(self, *arguments, **more)
+
+    monkeypatch.setattr(Engine, "recommend", recommend)
+    ours, theirs = latencies([engine, slow], requests=4)
+    assert asked == [engine, slow] * (4 + WARM_UP)
+    assert theirs["p50_ms"] > 20 > ours["p50_ms"]
 
 
 def test_the_fresh_process_tells_of_other_answers(bundle: Path, tmp_path: Path) -> None:
