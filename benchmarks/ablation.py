@@ -12,14 +12,10 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,12 +26,12 @@ from assets.environment import quiet_environment
 from benchmarks.cold import Cold
 from benchmarks.grid import Cell, asked
 from benchmarks.material import SOURCES, Material, prepare
+from benchmarks.measured import RESULTS, ROOT, meta
 from benchmarks.pictures import SWITCHED_OFF, draw
 from benchmarks.report import Result, comparisons, gains, row
 from benchmarks.rivals import rivals
 from benchmarks.runs import Runs
 from benchmarks.tables import markdown, part_of, place
-from model.device import accelerator_name
 from model.errors import BadInput, MissError, NotReady
 from model.evaluation import Evaluation, length_slices, level_recall, popularity_slices, slice_rows
 from model.files import read_json, write_bytes, write_json
@@ -43,8 +39,6 @@ from model.histories import EvaluationSet
 from model.index_tree import IndexTree
 from model.retriever import Retriever
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 LEVEL_USERS = 1000
 """Users whose beams are kept, and who are scored on every item: a sample tells the level that loses."""
 LEVELS_UP = (1, 3, 6)
@@ -215,19 +209,14 @@ def write(out: Path, part: Benchmark | Cold, results: list[Result], command: str
     path, told = out / "quality.json", {"dataset": part.made.dataset, "split": part.split, "options": part.options}
     own = part_of(told)
     before = read_json(path) if path.is_file() else {}
-    meta = {
-        "commit": _git("rev-parse", "HEAD"),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores, {accelerator_name() or 'no accelerator'}",
-        "command": command,
-    }
+    made = meta(command)
     new: dict[str, list[dict[str, Any]]] = {
-        "made": [told | meta],
+        "made": [told | made],
         "rows": [row(r) for r in results],
         "comparisons": comparisons(results, part.of),
         "gains": gains(results, part.of, length_slices(part.chosen)),
     }
-    report: dict[str, Any] = {"meta": meta}
+    report: dict[str, Any] = {"meta": made}
     anew = {r.retriever for r in results}
     for name, entries in new.items():
         others = [r for r in before.get(name, []) if part_of(r) != own]
@@ -251,11 +240,6 @@ def _untouched(entry: dict[str, Any], anew: set[str]) -> bool:
     """Whether a row, comparison or gain is about retrievers that were not made anew; False for what tells of a whole part."""
     named = {entry[key] for key in ("retriever", "of", "against") if key in entry}
     return bool(named) and not named & anew
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 def main(

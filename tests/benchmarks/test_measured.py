@@ -1,0 +1,28 @@
+"""What a reader of a results file would lose: a target said to be met that is not, and where it was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import measured
+from model.files import read_json
+
+
+def test_a_results_file_holds_rows_targets_and_where_they_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(measured, "RESULTS", tmp_path)
+    rows = [{"items": 100_000, "seconds": 1.23456, "peer": None}, {"items": 20, "fits": True, "seconds": 12_345.6}]
+    targets = [measured.at_most("seconds", 30.0, 30.0), measured.at_least("times faster", 49.9, 50)]
+    measured.write("tried", rows, targets)
+    found = read_json(tmp_path / "tried.json")
+    assert (found["rows"], [t["met"] for t in found["targets"]]) == (rows, [True, False])
+    assert set(found["meta"]) == {"commit", "date", "machine", "command", "versions"}
+    assert found["meta"]["command"] == "python -m benchmarks.tried"
+    assert all(found["meta"]["versions"].values())
+    told = capsys.readouterr()
+    assert "| 100,000 | 1.235   | -    | -    |" in told.out
+    assert "| 20      | 12,346  | -    | yes  |" in told.out
+    assert told.err == "\nmissed: times faster\n"
