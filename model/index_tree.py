@@ -2,11 +2,8 @@
 
 - No node objects: nodes are numbered level by level (root 0) in flat arrays, so the tree is its own file format and
   goes into an ONNX graph as it is.
-- A level is one permuted array of items cut in segments; centroids, projections and the halving sort are segment
-  operations over the whole level. Nothing loops over nodes in Python.
-- Same vectors and seed, same bytes: reductions run in numpy in a fixed order, whatever the thread count. Ties in the
-  sort go by a seeded draw: numbers of items often follow the logs (the order in which users first met them), and a tree that put
-  items of like content together by number would know of the future.
+- A level is one permuted array of items cut in segments; nothing loops over nodes in Python (`model.halving`).
+- Same vectors and seed, same bytes, whatever the thread count.
 - All leaves lie on level H. Where a cluster has run out of items to split, its one item goes down a chain of single children.
 - Branching 4 or 8 is 2 or 3 binary splits of which only the last is kept.
 
@@ -27,6 +24,7 @@ from numpy.typing import NDArray
 
 from model.errors import BadInput
 from model.files import read_npz, write_npz
+from model.halving import Halver
 
 __all__ = ["IndexTree", "TreeConfig", "build_tree", "check_tree", "insert_items", "node_vectors", "tree_from_order"]
 
@@ -127,46 +125,8 @@ def _unit(vectors: Floats) -> Floats:
     return unit
 
 
-def _halve(
-    vectors: Floats, order: Ints, starts: Ints, config: TreeConfig, rng: np.random.Generator, tie: Ints
-) -> tuple[Ints, Ints]:
-    """Split every segment of `order` in two halves (sizes differ by at most one); returns the new order and starts.
-
-    order: (N,) items, segment c is order[starts[c]:starts[c + 1]], never empty. A segment of one item stays whole.
-    tie: (N,) place of each item among equals.
-    """
-    n, counts = len(order), np.diff(starts)
-    segment = np.repeat(np.arange(len(counts)), counts)
-    rank = np.arange(n) - starts[segment]
-    left = (counts + 1) // 2
-    x = vectors[order]  # (N, dc)
-    centred = x - (np.add.reduceat(x, starts[:-1], axis=0) / counts[:, None])[segment]
-    direction = np.broadcast_to(
-        rng.standard_normal(vectors.shape[1], dtype=np.float32), (len(counts), vectors.shape[1])
-    )
-    for _ in range(config.power_steps):
-        weight = np.einsum("nd,nd->n", centred, direction[segment])
-        direction = _unit(np.add.reduceat(centred * weight[:, None], starts[:-1], axis=0))
-    side = np.zeros(n, dtype=bool)
-    for round_ in range(config.max_rounds):
-        projection = np.einsum("nd,nd->n", x, direction[segment])
-        permutation = np.lexsort((tie[order], -projection, segment))
-        new_side = np.empty(n, dtype=bool)
-        new_side[permutation] = rank >= left[segment]
-        if round_ and np.array_equal(new_side, side):
-            break
-        side = new_side
-        weight = np.where(side, np.float32(0), np.float32(1))[:, None]
-        left_sum = np.add.reduceat(x * weight, starts[:-1], axis=0)
-        right_sum = np.add.reduceat(x * (1 - weight), starts[:-1], axis=0)
-        direction = left_sum / left[:, None] - right_sum / np.maximum(counts - left, 1)[:, None]
-    permutation = np.lexsort((order, side, segment))
-    sizes = np.stack([left, counts - left], axis=1).ravel()
-    return order[permutation], np.concatenate([[0], np.cumsum(sizes[sizes > 0])])
-
-
 def _cut(order: Ints, starts: Ints) -> tuple[Ints, Ints]:
-    """`_halve` without a look at the items: every segment in two halves as it lies."""
+    """Every segment in two halves as it lies, without a look at the items."""
     counts = np.diff(starts)
     sizes = np.stack([(counts + 1) // 2, counts // 2], axis=1).ravel()
     return order, np.concatenate([[0], np.cumsum(sizes[sizes > 0])])
@@ -186,15 +146,22 @@ def _levels(
 
 
 def node_vectors(item_leaf: Ints, parent: Ints, level_offsets: Ints, vectors: Floats) -> Floats:
-    """(M, dc) normalised sums of the items' unit vectors (N, dc), bottom up."""
-    sums = np.zeros((len(parent), vectors.shape[1]), dtype=np.float64)
-    sums[item_leaf] = vectors
-    for level in range(len(level_offsets) - 2, 0, -1):
-        nodes = slice(level_offsets[level], level_offsets[level + 1])
-        by_parent = np.argsort(parent[nodes], kind="stable")
-        parents, first = np.unique(parent[nodes][by_parent], return_index=True)
-        sums[parents] += np.add.reduceat(sums[nodes][by_parent], first, axis=0)
-    return _unit(sums.astype(np.float32))
+    """(M, dc) normalised sums of the items' unit vectors (N, dc), bottom up; two levels of sums are in memory at a time."""
+    z = np.empty((len(parent), vectors.shape[1]), dtype=np.float32)
+    last = int(level_offsets[-2])
+    below = np.zeros((len(parent) - last, vectors.shape[1]), dtype=np.float64)
+    below[item_leaf - last] = vectors
+    for level in range(len(level_offsets) - 2, -1, -1):
+        first, end = int(level_offsets[level]), int(level_offsets[level + 1])
+        z[first:end] = _unit(below.astype(np.float32))
+        if level:
+            above = parent[first:end] - int(level_offsets[level - 1])
+            if (np.diff(above) < 0).any():  # after insertions and trades
+                by_parent = np.argsort(above, kind="stable")
+                above, below = above[by_parent], below[by_parent]
+            starts = np.flatnonzero(np.diff(above, prepend=-1))
+            below = np.add.reduceat(below, starts, axis=0)
+    return z
 
 
 def _child_table(parent: Ints, branching: int) -> Ints:
@@ -251,11 +218,8 @@ def build_tree(vectors: Floats, config: TreeConfig | None = None, *, content: Fl
         raise BadInput(
             f"{len(unit)} vectors and {len(meaning)} contents are not of one catalogue; give one row an item"
         )
-    rng, tie = np.random.default_rng(config.seed), np.random.default_rng([config.seed, 1]).permutation(len(unit))
-    levels = _levels(
-        np.arange(len(unit)), config.branching, lambda order, starts: _halve(unit, order, starts, config, rng, tie)
-    )
-    return _grown(levels, config.branching, meaning)
+    halver = Halver(unit, power_steps=config.power_steps, max_rounds=config.max_rounds, seed=config.seed)
+    return _grown(_levels(halver.first, config.branching, halver), config.branching, meaning)
 
 
 def tree_from_order(order: Ints, content: Floats, config: TreeConfig | None = None) -> IndexTree:
