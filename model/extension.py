@@ -1,11 +1,11 @@
 """New items in a trained index, without training: leaves that content places, beside everything that was learnt.
 
 - A new item becomes a leaf under the parent whose content is nearest and has a free place; no other item moves, no node changes its
-  number, and no old node changes anything: embedding, bias and z stay as trained (`insert_items` alone would move the z of the
-  nodes above). So every old item keeps its score for every user but for the order of a sum, and the beam above the leaves is
-  the one it was: with new items set aside, old ones are answered as before. Where they are not, a parent all of whose old items
-  the user has seen stays in the beam for its new one. (In a catalogue so small that a search starts at
-  the leaves, new ones are among the probes that choose what of a history is kept, and this holds nearly.)
+  number, and no old node changes anything: embedding, bias and z stay as trained. So every old item keeps its score for every
+  user but for the order of a sum, and the beam above the leaves is the one it was: with new items set aside, old ones are
+  answered as before. Where they are not, a parent all of whose old items the user has seen stays in the beam for its new one. (In
+  a catalogue so small that a search starts at the leaves, new ones are among the probes that choose what of a history is kept,
+  and this holds nearly.)
 - A new leaf's embedding and bias are what its nearest warm items have, as in `model.cold_start`; transitions from it, where it
   stands in a history, are those of its nearest. Nothing counted leads to it, which holds it back against what is counted.
 - A tree that is full takes no more: `free_places` says how many fit, the others wait for the next training.
@@ -14,8 +14,6 @@ Not covered: making room in a full tree, an item that is old and was never touch
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,18 +25,12 @@ from model.errors import BadInput
 from model.index_tree import IndexTree, insert_items
 from model.scorer import MISS
 
-__all__ = ["extend", "free_places", "insert_below"]
+__all__ = ["extend", "free_places"]
 
 
 def free_places(tree: IndexTree) -> int:
     """Leaves that can still be added."""
     return int((tree.children[tree.nodes(tree.depth - 1)] < 0).sum()) if tree.depth else 0
-
-
-def insert_below(tree: IndexTree, vectors: NDArray[np.float32]) -> IndexTree:
-    """`insert_items` with the z of every old node as it was; vectors: (n, dc). Raises as that does."""
-    grown = insert_items(tree, vectors)
-    return replace(grown, z=np.concatenate([tree.z, grown.z[tree.n_nodes :]]))
 
 
 @torch.no_grad()
@@ -59,7 +51,7 @@ def extend(
         raise BadInput(
             f"a model of {len(model.node_bias)} nodes does not fit a tree of {tree.n_nodes} nodes; train on this tree first"
         )
-    grown = insert_below(tree, vectors)
+    grown = insert_items(tree, vectors)
     new = len(vectors)
     content = grown.z[grown.item_leaf]
     # old items without behaviors are cold as well, and come first among them: only the last rows are asked for

@@ -50,7 +50,7 @@ class Halver:
         from threadpoolctl import threadpool_limits
 
         counts = np.diff(starts)
-        direction = self.rng.standard_normal(self.x.shape[1], dtype=np.float32)
+        direction: Floats = np.asarray(self.rng.standard_normal(self.x.shape[1], dtype=np.float32))
         new_order, new_x = np.empty_like(order), np.empty_like(self.x)
 
         def work(chunk: tuple[int, int]) -> None:
@@ -62,8 +62,8 @@ class Halver:
                     rows = (starts[chunk[0] : chunk[1]][sizes == size] - begin)[:, None] + np.arange(size)
                     whole = len(rows) == chunk[1] - chunk[0]  # then they lie one after another
                     part = self.x[begin:end]
-                    x_SMD = (part if whole else part[rows.ravel()]).reshape(len(rows), int(size), -1)
-                    side[rows] = self._sides(x_SMD, direction)
+                    rows_ND: Floats = part if whole else part[rows.ravel()]
+                    side[rows] = self._sides(rows_ND.reshape(len(rows), int(size), self.x.shape[1]), direction)
             places = _places(side, sizes)
             new_order[begin + places] = order[begin:end]
             new_x[begin + places] = self.x[begin:end]
@@ -100,7 +100,7 @@ def _places(side: Bools, counts: Ints) -> Ints:
     """(n,) where each row of a chunk goes: the left half of its cluster first, in the order they had."""
     ends = np.cumsum(counts)
     begins, left = np.repeat(ends - counts, counts), np.repeat((counts + 1) // 2, counts)
-    rights = np.cumsum(side) - side
+    rights: Ints = np.cumsum(side, dtype=np.int64) - side
     rights -= np.repeat(rights[ends - counts], counts)  # to the right before it, in its cluster
     return np.where(side, begins + left + rights, np.arange(len(side)) - rights)
 

@@ -14,7 +14,9 @@ Not here: which vectors or orders group the items (raw, learnt, categories, rand
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,10 @@ __all__ = ["IndexTree", "TreeConfig", "build_tree", "check_tree", "insert_items"
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+_ROWS = 1 << 13
+"""Nodes of a chunk of work: 4 MB of sums at 64 dimensions."""
+_AT_ONCE = 64
+"""New items whose places are looked up at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,22 +151,40 @@ def _levels(
         yield order, starts, np.searchsorted(above, starts[:-1], side="right") - 1
 
 
-def node_vectors(item_leaf: Ints, parent: Ints, level_offsets: Ints, vectors: Floats) -> Floats:
-    """(M, dc) normalised sums of the items' unit vectors (N, dc), bottom up; two levels of sums are in memory at a time."""
-    z = np.empty((len(parent), vectors.shape[1]), dtype=np.float32)
+def node_vectors(item_leaf: Ints, children: Ints, level_offsets: Ints, vectors: Floats) -> Floats:
+    """(M, dc) normalised sums of the items' unit vectors (N, dc), bottom up; two levels of sums are in memory at a time.
+
+    children (M, b): see `IndexTree`.
+    """
+    z = np.empty((len(children), vectors.shape[1]), dtype=np.float32)
     last = int(level_offsets[-2])
-    below = np.zeros((len(parent) - last, vectors.shape[1]), dtype=np.float64)
+    below: NDArray[np.floating] = np.empty((len(children) - last, vectors.shape[1]), dtype=np.float32)
     below[item_leaf - last] = vectors
-    for level in range(len(level_offsets) - 2, -1, -1):
-        first, end = int(level_offsets[level]), int(level_offsets[level + 1])
-        z[first:end] = _unit(below.astype(np.float32))
-        if level:
-            above = parent[first:end] - int(level_offsets[level - 1])
-            if (np.diff(above) < 0).any():  # after insertions and trades
-                by_parent = np.argsort(above, kind="stable")
-                above, below = above[by_parent], below[by_parent]
-            starts = np.flatnonzero(np.diff(above, prepend=-1))
-            below = np.add.reduceat(below, starts, axis=0)
+
+    def leaves(begin: int) -> None:
+        rows = slice(begin, begin + _ROWS)
+        z[last:][rows] = _unit(below[rows])
+
+    def inner(begin: int) -> None:
+        rows = slice(begin, begin + _ROWS)
+        first, *others = (children[nodes][rows] - nodes.stop).T  # an absent child is below 0, and never the first
+        total = below[first].astype(np.float64)
+        for slot in others:
+            there = slot >= 0
+            if there.all():
+                total += below[slot]
+            else:
+                total[there] += below[slot[there]]
+        sums[rows] = total
+        z[nodes][rows] = _unit(total.astype(np.float32))
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(leaves, range(0, len(below), _ROWS)))
+        for level in range(len(level_offsets) - 3, -1, -1):
+            nodes = slice(int(level_offsets[level]), int(level_offsets[level + 1]))
+            sums = np.empty((nodes.stop - nodes.start, vectors.shape[1]), dtype=np.float64)
+            list(pool.map(inner, range(0, len(sums), _ROWS)))
+            below = sums
     return z
 
 
@@ -196,13 +220,14 @@ def _grown(levels: Iterator[tuple[Ints, Ints, Ints]], branching: int, unit: Floa
     leaf_item[level_offsets[-2] :] = leaves
     item_leaf = np.empty(len(unit), dtype=np.int64)
     item_leaf[leaves] = np.arange(level_offsets[-2], level_offsets[-1])
+    children = _child_table(parent, branching)
     return IndexTree(
         level_offsets=level_offsets,
         parent=parent,
-        children=_child_table(parent, branching),
+        children=children,
         leaf_item=leaf_item,
         item_leaf=item_leaf,
-        z=node_vectors(item_leaf, parent, level_offsets, unit),
+        z=node_vectors(item_leaf, children, level_offsets, unit),
     )
 
 
@@ -218,8 +243,12 @@ def build_tree(vectors: Floats, config: TreeConfig | None = None, *, content: Fl
         raise BadInput(
             f"{len(unit)} vectors and {len(meaning)} contents are not of one catalogue; give one row an item"
         )
+    return _grown(_halved(unit, config), config.branching, meaning)
+
+
+def _halved(unit: Floats, config: TreeConfig) -> Iterator[tuple[Ints, Ints, Ints]]:
     halver = Halver(unit, power_steps=config.power_steps, max_rounds=config.max_rounds, seed=config.seed)
-    return _grown(_levels(halver.first, config.branching, halver), config.branching, meaning)
+    yield from _levels(halver.first, config.branching, halver)  # and its copy of the vectors goes with it
 
 
 def tree_from_order(order: Ints, content: Floats, config: TreeConfig | None = None) -> IndexTree:
@@ -238,7 +267,8 @@ def insert_items(tree: IndexTree, vectors: Floats) -> IndexTree:
     """Attach new items (rows of `vectors`, (n, dc)) as items N, N + 1, ... without moving any other item.
 
     Each goes, in turn, under the parent of leaves with a free child slot whose z is nearest. New leaves take node numbers
-    M, M + 1, ...: every old node keeps its number. Node vectors along the way are recomputed.
+    M, M + 1, ...: every old node keeps its number and its z, so that a model over the tree answers as before; the next tree grown
+    of all items has the new ones in its means.
     Raises BadInput where the tree has fewer free slots than new items (the way out is a rebuild), or for vectors not finite.
     """
     if not np.isfinite(vectors).all():
@@ -247,30 +277,36 @@ def insert_items(tree: IndexTree, vectors: Floats) -> IndexTree:
         raise BadInput("a tree of one item has no free leaf; rebuild it with the new items")
     unit = _unit(vectors.astype(np.float32))
     candidates = tree.nodes(tree.depth - 1)
-    free = (tree.children[candidates] < 0).sum(axis=1)
-    if free.sum() < len(unit):
+    room = (tree.children[candidates] < 0).sum(axis=1)
+    candidates, room = candidates[room > 0], room[room > 0]
+    if room.sum() < len(unit):
         raise BadInput(
-            f"{len(unit)} new items, but the tree has {int(free.sum())} free leaves; rebuild it with the new items"
+            f"{len(unit)} new items, but the tree has {int(room.sum())} free leaves; rebuild it with the new items"
         )
-    similarity = unit @ tree.z[candidates].T  # (n, nodes)
     parents = np.empty(len(unit), dtype=np.int64)
-    for row in range(len(unit)):
-        best = int(np.argmax(np.where(free > 0, similarity[row], -np.inf)))
-        free[best] -= 1
-        parents[row] = candidates[best]
+    places = np.ascontiguousarray(tree.z[candidates].T)
+    for begin in range(0, len(unit), _AT_ONCE):
+        similarity = unit[begin : begin + _AT_ONCE] @ places
+        similarity[:, room == 0] = -np.inf
+        for row, near in enumerate(similarity):
+            best = int(near.argmax())
+            room[best] -= 1
+            if not room[best]:
+                similarity[row:, best] = -np.inf
+            parents[begin + row] = candidates[best]
     parent = np.concatenate([tree.parent, parents])
     offsets = tree.level_offsets.copy()
     offsets[-1] += len(unit)
     leaf_item = np.concatenate([tree.leaf_item, np.arange(tree.n_items, tree.n_items + len(unit))])
     item_leaf = np.concatenate([tree.item_leaf, np.arange(tree.n_nodes, tree.n_nodes + len(unit))])
-    everything = np.concatenate([tree.z[tree.item_leaf], unit])
+    children = _child_table(parent, tree.branching)
     return IndexTree(
         level_offsets=offsets,
         parent=parent,
-        children=_child_table(parent, tree.branching),
+        children=children,
         leaf_item=leaf_item,
         item_leaf=item_leaf,
-        z=node_vectors(item_leaf, parent, offsets, everything),
+        z=np.concatenate([tree.z, unit]),
     )
 
 

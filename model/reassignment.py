@@ -249,5 +249,5 @@ def reassign(
         return unchanged
     leaf_item, rows = tree.leaf_item.copy(), np.arange(tree.n_nodes)
     leaf_item[leaf], rows[leaf] = np.arange(tree.n_items), tree.item_leaf
-    z = node_vectors(leaf, tree.parent, tree.level_offsets, tree.z[tree.item_leaf])
+    z = node_vectors(leaf, tree.children, tree.level_offsets, tree.z[tree.item_leaf])
     return Reassignment(tree=replace(tree, leaf_item=leaf_item, item_leaf=leaf, z=z), rows=rows, moved=moved, gain=gain)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from planted import make_histories
 
 from model.errors import BadInput
-from model.extension import extend, free_places, insert_below
-from model.index_tree import IndexTree, build_tree, check_tree
+from model.extension import extend, free_places
+from model.index_tree import IndexTree, build_tree, check_tree, insert_items
 from model.lifelong import LifelongConfig
 from model.scorer import MISS, ScorerConfig
 from model.transitions import TransitionConfig, followers
@@ -111,7 +111,7 @@ def test_an_extension_is_extended_again_and_what_does_not_fit_is_told(world: tup
     )
     assert np.array_equal(items, TreeRetriever(model, tree, beam=BEAM).recommend(histories, 10)[0])
     with pytest.raises(BadInput, match=f"{room} free leaves"):
-        insert_below(tree, new_vectors(tree, [0] * (room + 1)))
+        insert_items(tree, new_vectors(tree, [0] * (room + 1)))
     with pytest.raises(BadInput, match="does not fit"):
         extend(model, grown, new_vectors(tree, [0]), counts)
 

@@ -81,6 +81,7 @@ def test_new_items_are_attached_near_their_like_and_move_nobody() -> None:
     assert check_tree(grown)["passed"]
     assert np.array_equal(grown.item_leaf[:100], tree.item_leaf)
     assert np.array_equal(grown.parent[: tree.n_nodes], tree.parent)
+    assert np.array_equal(grown.z[: tree.n_nodes], tree.z)
     assert grown.n_items == 105
     # the first of them found a free leaf as near to its twin as any free place was
     free = tree.nodes(tree.depth - 1)

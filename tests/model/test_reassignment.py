@@ -31,7 +31,7 @@ def swapped(tree: IndexTree, a: int, b: int) -> IndexTree:
     item_leaf, leaf_item = tree.item_leaf.copy(), tree.leaf_item.copy()
     item_leaf[[a, b]] = item_leaf[[b, a]]
     leaf_item[item_leaf] = np.arange(tree.n_items)
-    z = node_vectors(item_leaf, tree.parent, tree.level_offsets, tree.z[tree.item_leaf])
+    z = node_vectors(item_leaf, tree.children, tree.level_offsets, tree.z[tree.item_leaf])
     return replace(tree, item_leaf=item_leaf, leaf_item=leaf_item, z=z)
 
 
