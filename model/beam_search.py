@@ -4,7 +4,8 @@ Shape legend: B users, T behaviors, X excluded items, n nodes of a level scored,
 
 - It starts at the first level of at least twice the beam (all of it is scored), keeps `beam` nodes a level, and returns
   the best leaves.
-- A node all of whose items are excluded is never kept: bottom-up over a flag per leaf, so that items named twice do no harm.
+- A node all of whose items are excluded is never kept. Each excluded item goes down with the beam: it knows which candidate
+  it lies under, and a candidate counts what it has. Work and memory follow the beam and the number of excluded items, not N.
 - Histories are padded on the left inside the graph: any T from 1 on is a valid input, also one that is all padding.
 """
 
@@ -12,12 +13,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.errors import BadInput
 from model.index_tree import IndexTree
+from model.node_rows import Rows, checked_precision, narrowed
 from model.scorer import MISS, NodeTables, User
 
 __all__ = ["BeamSearch", "SearchResult", "start_level"]
@@ -50,49 +53,65 @@ class SearchResult:
 class BeamSearch(nn.Module):
     """Search with a trained scorer; parameters are frozen into tables at construction."""
 
-    def __init__(self, model: MISS, tree: IndexTree, *, beam: int) -> None:
+    def __init__(self, model: MISS, tree: IndexTree, *, beam: int, tables: str = "float32") -> None:
+        """tables: precision of the node tables, `model.node_rows.Precision`."""
         super().__init__()
         if beam < 1:
             raise BadInput(f"beam = {beam} must be at least 1")
         self.model = model.eval()
-        self.beam, self.depth, self.n_items = beam, tree.depth, tree.n_items
+        self.beam, self.depth, self.n_items, self.branching = beam, tree.depth, tree.n_items, tree.branching
         self.start = start_level(tree, beam)
         self.pad = max(model.config.window, model.config.lifelong.kept)  # what a reading needs at least
         self.offsets = [int(x) for x in tree.level_offsets]
         with torch.no_grad():
-            tables = model.tables()
-        for name in ("e", "bias", "leaf_e", "leaf_z"):
-            self.register_buffer(f"table_{name}", getattr(tables, name).detach().clone(), persistent=False)
-        self.register_buffer("child_table", torch.from_numpy(tree.children), persistent=False)
-        self.register_buffer("leaf_item", torch.from_numpy(tree.leaf_item), persistent=False)
-        self.register_buffer(
-            "leaf_column", torch.from_numpy(tree.item_leaf - self.offsets[tree.depth]), persistent=False
-        )
+            whole = model.tables()
+        precision = checked_precision(tables)
+        for name, table in (("e", whole.e), ("z", whole.z)):
+            values, scale = narrowed(table[:].detach().clone(), precision)
+            self.register_buffer(f"table_{name}", values, persistent=False)
+            self.register_buffer(f"scale_{name}", scale, persistent=False)
+        self.register_buffer("bias", whole.bias.detach().clone(), persistent=False)
+        nth = np.zeros(tree.n_nodes, dtype=np.int64)
+        for place, column in enumerate(tree.children.T):
+            nth[column[column >= 0]] = place
+        links = {
+            "child_table": tree.children,
+            "parent": tree.parent,
+            "nth": nth,  # of its parent's children
+            "size": tree.sizes(),
+            "leaf_item": tree.leaf_item,
+            "item_leaf": tree.item_leaf,
+        }
+        for name, array in links.items():
+            self.register_buffer(name, torch.from_numpy(array), persistent=False)
+        self.table_e: Tensor
+        self.table_z: Tensor
+        self.scale_e: Tensor | None
+        self.scale_z: Tensor | None
+        self.bias: Tensor
         self.child_table: Tensor
+        self.parent: Tensor
+        self.nth: Tensor
+        self.size: Tensor
         self.leaf_item: Tensor
-        self.leaf_column: Tensor
+        self.item_leaf: Tensor
         self.to(model.node_bias.device)
 
     @property
     def tables(self) -> NodeTables:
         """The frozen tables."""
-        return NodeTables(*(getattr(self, f"table_{name}") for name in ("e", "bias", "leaf_e", "leaf_z")))
+        e, z = (self.table_e, self.scale_e), (self.table_z, self.scale_z)
+        return NodeTables(Rows(*e), self.bias, Rows(*e, self.item_leaf), Rows(*z), Rows(*z, self.item_leaf))
 
-    def _spent(self, excluded: Tensor) -> dict[int, Tensor]:
-        """Per level from the start: (B, nodes + 1) float 1 where all items under a node are excluded, and a last column of 1."""
-        width = self.offsets[self.depth + 1] - self.offsets[self.depth]
-        column = torch.where(excluded >= 0, self.leaf_column[excluded.clamp(min=0)], width)
-        flags = torch.zeros(excluded.shape[0], width + 1, dtype=torch.float32).scatter(1, column, 1.0)
-        flags = torch.cat([flags[:, :width], torch.ones_like(flags[:, :1])], dim=1)
-        spent = {self.depth: flags}
+    def _paths(self, excluded: Tensor) -> tuple[dict[int, Tensor], Tensor]:
+        """Per level from the start: (B, X) node above each excluded item; and (B, X) 1 for each item once, 0 for padding."""
+        leaf = torch.where(excluded >= 0, self.item_leaf[excluded.clamp(min=0)], -1)
+        leaf = torch.sort(leaf, dim=1).values
+        again = F.pad(leaf[:, 1:] == leaf[:, :-1], (1, 0)) if leaf.shape[1] else leaf < 0
+        nodes = {self.depth: leaf.clamp(min=self.offsets[self.depth])}
         for level in range(self.depth - 1, self.start - 1, -1):
-            first, end = self.offsets[level], self.offsets[level + 1]
-            local = self.child_table[first:end] - end  # (nodes, b) columns of the level below; absent ones below 0
-            below = self.offsets[level + 2] - end
-            local = torch.where(local < 0, below, local)
-            flags = spent[level + 1][:, local.reshape(-1)].reshape(excluded.shape[0], end - first, -1).amin(-1)
-            spent[level] = torch.cat([flags, torch.ones_like(flags[:, :1])], dim=1)
-        return spent
+            nodes[level] = self.parent[nodes[level + 1]]
+        return nodes, ((leaf >= 0) & ~again).to(torch.float32)
 
     def read(self, history: Tensor) -> User:
         """What the search knows of B users, whatever is scored with it: history (B, T) int64, oldest first, -1 on the left."""
@@ -103,25 +122,34 @@ class BeamSearch(nn.Module):
         """history (B, T) int64 oldest first, -1 on the left; excluded (B, X) int64, -1 for none."""
         model, tables, user = self.model, self.tables, self.read(history)
         first, end = self.offsets[self.start], self.offsets[self.start + 1]
-        spent = self._spent(excluded)
+        above, once = self._paths(excluded)
         nodes = torch.arange(first, end).expand(history.shape[0], -1)
-        gone = spent[self.start][:, :-1]
+        slot = (
+            above[self.start] - first
+        )  # (B, X) candidate over each excluded item; the number of candidates where none is
         beams: list[Tensor] = []
         for level in range(self.start, self.depth + 1):
-            score = torch.where(gone > 0, -torch.inf, model.score(user, nodes.clamp(min=0), tables))
-            best = torch.topk(score, min(self.beam, nodes.shape[1]), dim=1)
+            n = nodes.shape[1]
+            under = torch.zeros(history.shape[0], n + 1).scatter_add(1, slot, once)[:, :n]
+            known = nodes.clamp(min=0)
+            gone = (nodes < 0) | (under >= self.size[known])
+            score = torch.where(gone, -torch.inf, model.score(user, known, tables))
+            width = min(self.beam, n)
+            best = torch.topk(score, width, dim=1)
             kept = torch.where(best.values == -torch.inf, -1, nodes.gather(1, best.indices))
             if level == self.depth:
                 break
             beams.append(kept)
             nodes = torch.where(kept[:, :, None] >= 0, self.child_table[kept.clamp(min=0)], -1).flatten(1)
-            below, below_end = self.offsets[level + 1], self.offsets[level + 2]
-            column = torch.where(nodes >= 0, nodes - below, below_end - below)
-            gone = spent[level + 1].gather(1, column)
+            rank = torch.arange(width).expand(history.shape[0], -1)
+            place = torch.full((history.shape[0], n + 1), width).scatter(1, best.indices, rank).gather(1, slot)
+            slot = torch.where(
+                place < width, place * self.branching + self.nth[above[level + 1]], width * self.branching
+            )
         items = torch.where(kept >= 0, self.leaf_item[kept.clamp(min=0)], -1)
         nothing = torch.full_like(items[:, :1], -1)
-        co = nothing if user.co is None else torch.where(user.co[2], user.co[0] - self.pad, -1)
-        mm = nothing if user.mm is None else torch.where(user.mm[3], user.mm[0] - self.pad, -1)
+        co = nothing if user.co is None else torch.where(user.co.valid, user.co.columns - self.pad, -1)
+        mm = nothing if user.mm is None else torch.where(user.mm[0].valid, user.mm[0].columns - self.pad, -1)
         return SearchResult(items, best.values, beams, co, mm)
 
     def forward(self, history: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

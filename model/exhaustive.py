@@ -75,4 +75,6 @@ class Exhaustive(Retriever):
             nodes = self.leaves.expand(len(history), -1)
             return score_in_slices(self.search, self.search.read(history), nodes).numpy()
         tables = self.search.tables
-        return torch.addmm(tables.bias[self.leaves], short_reading(self.search, history), tables.leaf_e[:-1].T).numpy()
+        return torch.addmm(
+            tables.bias[self.leaves], short_reading(self.search, history), tables.e[self.leaves].T
+        ).numpy()

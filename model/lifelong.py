@@ -30,6 +30,8 @@ __all__ = ["MMGSU", "CoGSU", "LifelongConfig", "LifelongReading", "keep_relevant
 _HIDDEN = -1e4
 _EDGE = 0.05
 """Width of the edge of top-k and of the tiers, in similarity."""
+_SHARPNESS = 8.0
+"""Of the log-sum-exp of cosines."""
 _TIE = 1e-5
 """What a behavior gains over the one before it when behaviors are kept."""
 _RECENCY = (8.0, 40.0)
@@ -90,66 +92,93 @@ def keep_relevant(similarity: Tensor, valid: Tensor, kept: int) -> Tensor:
     return torch.topk(relevance, kept, dim=1).indices
 
 
-def _top_k(similarity: Tensor, valid: Tensor, k: int) -> Tensor:
-    """(B, n, M) weight in 0..1: 1 for the k best valid behaviors of each node, falling to 0 within `_EDGE` below the k-th."""
-    hidden = torch.where(valid[:, None, :], similarity, _HIDDEN)
-    threshold = torch.topk(hidden, k, dim=-1).values[..., -1:]
-    return ((hidden - threshold) / _EDGE + 1).clamp(0, 1) * valid[:, None, :]
+@dataclass(frozen=True)
+class _Found:
+    """The best behaviors of each node: what attention, strengths and tiers have in common."""
+
+    similarity: Tensor
+    """(B, n, M), `_HIDDEN` where there is no behavior."""
+    weight: Tensor
+    """(B, n, M) in 0..1: 1 for the k best valid behaviors of each node, falling to 0 within `_EDGE` below the k-th."""
+    best: Tensor
+    """(B, n, 1) the largest similarity, `_HIDDEN` where there are no behaviors."""
+    any_: Tensor
+    """(B, 1, 1) 1 where there are behaviors, else 0."""
 
 
-def _strength(similarity: Tensor, weight: Tensor, sharpness: float) -> Tensor:
-    """(B, n, 4) log-sum-exp, maximum, mean of the weighted similarities, and whether there are any."""
-    best = torch.where(weight > 0, similarity, _HIDDEN).amax(-1)
-    any_ = weight.amax(-1)
-    best = best * any_
-    # the best has weight 1, so the sum is at least 1 where there is anything at all
-    total = (weight * torch.exp((similarity - best[..., None]).clamp(max=0) * sharpness)).sum(-1)
+def _find(similarity: Tensor, valid: Tensor, k: int) -> _Found:
+    """similarity (B, n, M) of nodes to behaviors, valid (B, M)."""
+    similarity = torch.where(valid[:, None, :], similarity, _HIDDEN)
+    top = torch.topk(similarity, k, dim=-1, sorted=False).values  # a selection, where a sort takes twice as long
+    edge = top.amin(-1, keepdim=True).clamp(min=_HIDDEN / 2) - _EDGE  # with fewer than k, all that are there
+    weight = ((similarity - edge) * (1 / _EDGE)).clamp(0, 1)
+    any_ = valid.any(-1)[:, None, None].to(similarity.dtype)
+    return _Found(similarity, weight, top.amax(-1, keepdim=True), any_)
+
+
+def _strength(found: _Found, total: Tensor, sharpness: float) -> Tensor:
+    """(B, n, 4) log-sum-exp, maximum, mean of the weighted similarities, and whether there are any.
+
+    total: (B, n, 1) sum of weight x exp(sharpness x (similarity - best)), at least 1 where there is anything at all.
+    """
+    best = found.best * found.any_
     lse = best + torch.log(total.clamp(min=1)) / sharpness
-    mean = (similarity * weight).sum(-1) / weight.sum(-1).clamp(min=1)
-    return torch.stack([lse, best, mean, any_], dim=-1)
+    mean = (found.similarity * found.weight).sum(-1, keepdim=True) / found.weight.sum(-1, keepdim=True).clamp(min=1)
+    return torch.cat([lse, best, mean, found.any_.expand_as(mean)], dim=-1)
 
 
-def _attend(logits: Tensor, weight: Tensor, values: Tensor) -> Tensor:
-    attention = torch.softmax(torch.where(weight > 0, logits, _HIDDEN), dim=-1) * weight
-    return (attention / attention.sum(-1, keepdim=True).clamp(min=1e-9)) @ values  # nothing to attend to: zeros
+def _attend(weight: Tensor, total: Tensor, values: Tensor) -> Tensor:
+    """(B, n, d) means of values (B, M, d) by weight (B, n, M) of sum `total` (B, n, 1); zeros where there is nothing."""
+    return (weight @ values) / total.clamp(min=1e-9)
 
 
 def _tiers(similarity: Tensor, valid: Tensor, age: Tensor, thresholds: Tensor) -> Tensor:
     """(B, n, 3 x tiers) log(1 + count of behaviors above each threshold), plain and weighted by recency."""
     weights = torch.stack([torch.ones_like(age), *(torch.exp(-age / tau) for tau in _RECENCY)], dim=-1)
     weights = weights * valid[:, :, None]  # (B, M, 3)
-    counts = [((similarity - t) / _EDGE + 0.5).clamp(0, 1) @ weights for t in thresholds.unbind()]
+    steps = similarity * (1 / _EDGE) + 0.5
+    counts = [(steps - t).clamp(0, 1) @ weights for t in (thresholds / _EDGE).unbind()]
     return torch.log1p(torch.cat(counts, dim=-1))
 
 
-class CoGSU(nn.Module):
+class _Unit(nn.Module):
+    """What both searches are made of."""
+
+    def __init__(self, *, d: int, config: LifelongConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.query, self.key, self.value = (nn.Linear(d, d, bias=False) for _ in range(3))
+
+    def keys_and_values(self, behaviors: Tensor) -> tuple[Tensor, Tensor]:
+        """Of kept behaviors (B, M, d), once a user; keys are scaled by 1 / sqrt(d)."""
+        return self.key(behaviors) / math.sqrt(behaviors.shape[-1]), self.value(behaviors)
+
+
+class CoGSU(_Unit):
     """Collaborative search: score and attention are the same product."""
 
     features = 4
 
-    def __init__(self, *, d: int, config: LifelongConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.query, self.key, self.value = (nn.Linear(d, d, bias=False) for _ in range(3))
+    def seeking(self, nodes: Tensor) -> Tensor:
+        """What nodes (B, n, d) look for, (B, n, d): its product with a behavior's embedding is their similarity.
 
-    def similarity(self, nodes: Tensor, behaviors: Tensor) -> Tensor:
-        """nodes (B, n, d), behaviors (B, T, d) embeddings; (B, n, T)."""
-        return self.query(nodes) @ self.key(behaviors).transpose(1, 2) / math.sqrt(nodes.shape[-1])  # type: ignore[no-any-return]
+        (W_q e_n)^T W_k e_b = (W_k^T W_q e_n)^T e_b: a long history is searched without the keys of all of it.
+        """
+        return self.query(nodes) @ self.key.weight / math.sqrt(nodes.shape[-1])  # type: ignore[no-any-return]
 
-    def forward(self, nodes: Tensor, behaviors: Tensor, valid: Tensor) -> LifelongReading:
-        """nodes (B, n, d); behaviors (B, M, d) kept ones; valid (B, M)."""
-        similarity = self.similarity(nodes, behaviors)
-        mask = _top_k(similarity, valid, self.config.top_k)
-        return LifelongReading(_attend(similarity, mask, self.value(behaviors)), _strength(similarity, mask, 1.0))
+    def forward(self, nodes: Tensor, keys: Tensor, values: Tensor, valid: Tensor) -> LifelongReading:
+        """nodes (B, n, d); what `keys_and_values` makes of kept behaviors, (B, M, d) each; valid (B, M)."""
+        found = _find(self.query(nodes) @ keys.transpose(1, 2), valid, self.config.top_k)
+        weight = found.weight * torch.exp(found.similarity - found.best)
+        total = weight.sum(-1, keepdim=True)
+        return LifelongReading(_attend(weight, total, values), _strength(found, total, 1.0))
 
 
-class MMGSU(nn.Module):
+class MMGSU(_Unit):
     """Multi-modal search: cosine finds, ID attention biased by the cosine weighs, SimTier counts."""
 
     def __init__(self, *, d: int, config: LifelongConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.query, self.key, self.value = (nn.Linear(d, d, bias=False) for _ in range(3))
+        super().__init__(d=d, config=config)
         self.bias_scale = nn.Parameter(torch.tensor(2.0))
         self.register_buffer("thresholds", torch.tensor([0.0, 0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9]), persistent=False)
         self.thresholds: Tensor
@@ -160,14 +189,15 @@ class MMGSU(nn.Module):
         return 4 + (3 * 8 if self.config.esu == "sata-simtier" else 0)
 
     def forward(
-        self, nodes: Tensor, z: Tensor, behaviors: Tensor, contents: Tensor, valid: Tensor, age: Tensor
+        self, nodes: Tensor, z: Tensor, keys: Tensor, values: Tensor, contents: Tensor, valid: Tensor, age: Tensor
     ) -> LifelongReading:
-        """nodes (B, n, d), z (B, n, c); behaviors (B, M, d), contents (B, M, c), valid (B, M), age (B, M) behaviors ago."""
-        similarity = z @ contents.transpose(1, 2)
-        mask = _top_k(similarity, valid, self.config.top_k)
-        logits = self.query(nodes) @ self.key(behaviors).transpose(1, 2) / math.sqrt(nodes.shape[-1])
-        strength = _strength(similarity, mask, 8.0)
+        """nodes (B, n, d), z (B, n, c); keys, values (B, M, d), contents (B, M, c), valid (B, M), age (B, M) behaviors ago."""
+        found = _find(z @ contents.transpose(1, 2), valid, self.config.top_k)
+        logits = self.query(nodes) @ keys.transpose(1, 2)
+        total = (found.weight * torch.exp((found.similarity - found.best) * _SHARPNESS)).sum(-1, keepdim=True)
+        strength = _strength(found, total, _SHARPNESS)
         if self.config.esu == "sata-simtier":
-            logits = logits + self.bias_scale * similarity
-            strength = torch.cat([strength, _tiers(similarity, valid, age, self.thresholds)], dim=-1)
-        return LifelongReading(_attend(logits, mask, self.value(behaviors)), strength)
+            logits = logits + self.bias_scale * found.similarity
+            strength = torch.cat([strength, _tiers(found.similarity, valid, age, self.thresholds)], dim=-1)
+        attention = torch.softmax(torch.where(found.weight > 0, logits, _HIDDEN), dim=-1) * found.weight
+        return LifelongReading(_attend(attention, attention.sum(-1, keepdim=True), values), strength)

@@ -85,7 +85,7 @@ def place_vectors(tree: IndexTree, model: MISS, *, min_level_nodes: int = 32) ->
     `evidence @ place_vectors.T` is what items are worth under nodes. Trained are levels of at least `min_level_nodes` nodes.
     """
     tables = model.tables()
-    sums = np.concatenate([tables.e.double().numpy(), tables.bias.double().numpy()[:, None]], axis=1)
+    sums = np.concatenate([tables.e[:].double().numpy(), tables.bias.double().numpy()[:, None]], axis=1)
     widths = np.diff(tree.level_offsets)
     for level in range(tree.depth + 1):
         nodes = tree.nodes(level)

@@ -43,7 +43,7 @@ class RetrieveThenRescore(Retriever):
         self.search, self.n_items, self.shortlist = BeamSearch(model, tree, beam=beam), tree.n_items, shortlist
         self.leaves = torch.from_numpy(tree.item_leaf)
         tables = self.search.tables
-        vectors = torch.cat([tables.leaf_e[:-1], tables.bias[self.leaves][:, None]], dim=1)  # (N, d + 1)
+        vectors = torch.cat([tables.e[self.leaves], tables.bias[self.leaves][:, None]], dim=1)  # (N, d + 1)
         self.index = HNSW(vectors.numpy(), links=links, ef_search=ef_search)
 
     def recommend(

@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from model.errors import BadInput
 from model.index_tree import IndexTree
 from model.lifelong import MMGSU, CoGSU, LifelongConfig, keep_relevant
+from model.node_rows import Rows
 from model.short_interest import ShortInterest
 from model.transitions import TransitionStrength
 
-__all__ = ["MISS", "NodeTables", "ScorerConfig", "User"]
+__all__ = ["MISS", "Kept", "NodeTables", "ScorerConfig", "User"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +66,30 @@ class ScorerConfig:
 class NodeTables:
     """Node embeddings and biases, computed once for a batch (training) or once for all (search)."""
 
-    e: Tensor
+    e: Tensor | Rows
     """(M_, d)"""
     bias: Tensor
     """(M_,)"""
-    leaf_e: Tensor
+    leaf_e: Tensor | Rows
     """(N + 1, d) embedding of each item's leaf; the last row, for padding, is zero."""
-    leaf_z: Tensor
+    z: Tensor | Rows
+    """(M_, c) content."""
+    leaf_z: Tensor | Rows
     """(N + 1, c) content of each item; the last row is zero."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The M behaviors that a unit kept of each history, read once a user."""
+
+    columns: Tensor
+    """(B, M) where they stand in the history, most relevant first."""
+    valid: Tensor
+    """(B, M) bool, False where the history was too short."""
+    keys: Tensor
+    """(B, M, d)"""
+    values: Tensor
+    """(B, M, d)"""
 
 
 @dataclass(frozen=True)
@@ -81,14 +98,14 @@ class User:
 
     h: Tensor
     """(B, d) short reading."""
-    co: tuple[Tensor, Tensor, Tensor] | None
-    """Co-GSU's kept behaviors: columns (B, M), embeddings (B, M, d), valid (B, M)."""
+    co: Kept | None
+    """Co-GSU's."""
     strength: Tensor | None
     """(B, C, n) strengths of transitions to the n nodes from `first` on."""
     first: int
     """First node of the level where a search starts."""
-    mm: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None
-    """MM-GSU's: columns (B, M), embeddings (B, M, d), contents (B, M, c), valid (B, M), age (B, M)."""
+    mm: tuple[Kept, Tensor, Tensor] | None
+    """MM-GSU's, with their contents (B, M, c) and age (B, M) behaviors ago."""
 
 
 def _pick(table: Tensor, columns: Tensor) -> Tensor:
@@ -152,8 +169,8 @@ class MISS(nn.Module):
         e = self.node_embedding
         if self.config.multi_modal_score:
             e = e + self.content(self.z)
-        leaf_e = F.pad(e[self.item_leaf], (0, 0, 0, 1))
-        return NodeTables(e, self.node_bias, leaf_e, F.pad(self.z[self.item_leaf], (0, 0, 0, 1)))
+        leaf_e, leaf_z = (F.pad(table[self.item_leaf], (0, 0, 0, 1)) for table in (e, self.z))
+        return NodeTables(e, self.node_bias, leaf_e, self.z, leaf_z)
 
     def window(self, items: Tensor, tables: NodeTables) -> Tensor:
         """Short reading at every position: items (B, S) int64 indices, -1 on the left where there is none; (B, S, d)."""
@@ -178,18 +195,23 @@ class MISS(nn.Module):
         best = torch.topk(h @ tables.e[level].T + tables.bias[level], probes, dim=1).indices + first_level[0]
         co = mm = None
         if self.co_gsu is not None:
-            similarity = self.co_gsu.similarity(tables.e[best], behaviors)
+            similarity = self.co_gsu.seeking(tables.e[best]) @ behaviors.transpose(1, 2)
             columns = keep_relevant(similarity, valid, config.kept)
-            co = (columns, _pick(behaviors, columns), valid.gather(1, columns))
+            co = self._kept(self.co_gsu, columns, valid, _pick(behaviors, columns))
         if self.mm_gsu is not None:
             contents = tables.leaf_z[items]  # (B, T, c)
-            columns = keep_relevant(self.z[best] @ contents.transpose(1, 2), valid, config.kept)
+            columns = keep_relevant(tables.z[best] @ contents.transpose(1, 2), valid, config.kept)
             age = (history.shape[1] - 1 - columns).to(h.dtype)
-            mm = (columns, _pick(behaviors, columns), _pick(contents, columns), valid.gather(1, columns), age)
+            kept = self._kept(self.mm_gsu, columns, valid, _pick(behaviors, columns))
+            mm = (kept, _pick(contents, columns), age)
         strength = None
         if self.transitions is not None:
             strength = self.transitions(history, self.transitions.offsets.index(first_level[0]))
         return User(h, co, strength, first_level[0], mm)
+
+    @staticmethod
+    def _kept(unit: CoGSU | MMGSU, columns: Tensor, valid: Tensor, behaviors: Tensor) -> Kept:
+        return Kept(columns, valid.gather(1, columns), *unit.keys_and_values(behaviors))
 
     def dense(self, user: User, e: Tensor, bias: Tensor) -> Tensor:
         """h . e_n + bias_n for nodes e (B, n, d), bias (B, n); (B, n)."""
@@ -201,7 +223,7 @@ class MISS(nn.Module):
         level = self.node_level[nodes]
         features, linear = [e, h, h * e], [self.dense_gain[level] * dense]
         if self.co_gsu is not None and user.co is not None:
-            co = self.co_gsu(e, *user.co[1:])
+            co = self.co_gsu(e, user.co.keys, user.co.values, user.co.valid)
             linear.append(self.gates[0] * (co.value * e).sum(-1))
             features += [co.value, co.strength]
         if user.strength is not None:
@@ -210,7 +232,8 @@ class MISS(nn.Module):
             linear.append((self.transition_gain[level] * strength).sum(-1))
             features.append(strength)
         if self.mm_gsu is not None and user.mm is not None:
-            mm = self.mm_gsu(e, z, *user.mm[1:])
+            kept, contents, age = user.mm
+            mm = self.mm_gsu(e, z, kept.keys, kept.values, contents, kept.valid, age)
             linear.append(self.gates[1] * (mm.value * e).sum(-1))
             features += [mm.value, mm.strength]
         mixed: Tensor = self.mlp_out(F.gelu(self.mlp_in(torch.cat(features, dim=-1)))).squeeze(-1)
@@ -220,4 +243,4 @@ class MISS(nn.Module):
         """Score nodes (B, n) int64 for each user; (B, n)."""
         e = tables.e[nodes]
         score = self.dense(user, e, tables.bias[nodes])
-        return score + self.residual(user, nodes, e, self.z[nodes], score) if self.config.lifelong.units else score
+        return score + self.residual(user, nodes, e, tables.z[nodes], score) if self.config.lifelong.units else score

@@ -64,7 +64,7 @@ def test_a_target_counts_where_a_greedy_descent_finds_it(
     # coarse: scores of -1, 0 and 1, of which many are level; one dimension, so that a score is exact
     e = rng.integers(-1, 2, (tree.n_nodes, 1)) if coarse else rng.standard_normal((tree.n_nodes, 1))
     tables = NodeTables(
-        torch.tensor(e, dtype=torch.float64), torch.zeros(tree.n_nodes, dtype=torch.float64), *[torch.empty(0)] * 2
+        torch.tensor(e, dtype=torch.float64), torch.zeros(tree.n_nodes, dtype=torch.float64), *[torch.empty(0)] * 3
     )
     target = torch.from_numpy(rng.integers(0, tree.n_items, 12))
     seen = torch.from_numpy(rng.integers(-1, tree.n_items, (12, 1 + tree.n_items // 3))) if hides else None
@@ -128,7 +128,7 @@ def test_the_dense_path_s_gradients_are_autograds_with_what_counts_read_off_the_
     targets = torch.tensor([[-1, 3, 9, 3, 12], [1, 20, 5, 2, 7], [4, 8, 12, 16, 20]])
     chosen = targets >= 0
     h = torch.randn(3, 5, 6)[chosen].requires_grad_()
-    known = h, targets[chosen], seen_before(inputs)[chosen], NodeTables(e, bias, torch.empty(0), torch.empty(0))
+    known = h, targets[chosen], seen_before(inputs)[chosen], NodeTables(e, bias, *[torch.empty(0)] * 3)
     positives = levels.pseudo_targets(*known)
     assert 0 < positives.double().mean() < 1
     loss, by_level = levels.loss(*known, positives)

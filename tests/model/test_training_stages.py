@@ -104,7 +104,7 @@ def test_items_of_the_window_before_a_target_are_no_alternatives_to_it(branching
     targets = torch.tensor([[-1, 3, 9, 3, 12], [1, 20, 5, 2, 7]])  # 3 comes back, as the target and as an input
     h, chosen = torch.randn(2, 5, 6), targets >= 0
     loss, by_level = levels.loss(
-        h[chosen], targets[chosen], seen_before(inputs)[chosen], NodeTables(e, bias, torch.empty(0), torch.empty(0))
+        h[chosen], targets[chosen], seen_before(inputs)[chosen], NodeTables(e, bias, *[torch.empty(0)] * 3)
     )
     assert levels.weights == [1.0] * (len(levels.levels) - 1) + [2.0]
     total, paths = 0.0, tree.paths()
