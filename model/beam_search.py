@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.errors import BadInput
@@ -32,6 +33,19 @@ def start_level(tree: IndexTree, beam: int) -> int:
         if tree.level_offsets[level + 1] - tree.level_offsets[level] >= 2 * beam:
             return level
     return tree.depth
+
+
+def _ways(tree: IndexTree, start: int) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """Per leaf, in order: (N,) its ancestor among the nodes of level `start`, and (N, H - start) which child to take from there."""
+    nodes, turns = tree.nodes(tree.depth), []
+    nth = np.zeros(tree.n_nodes, dtype=np.uint8)
+    for place, column in enumerate(tree.children.T):
+        nth[column[column >= 0]] = place
+    for _ in range(tree.depth - start):
+        turns.append(nth[nodes])
+        nodes = tree.parent[nodes]
+    way = np.stack(turns[::-1], axis=1) if turns else np.zeros((len(nodes), 0), np.uint8)
+    return (nodes - tree.level_offsets[start]).astype(np.int32), np.ascontiguousarray(way)
 
 
 @dataclass(frozen=True)
@@ -71,16 +85,15 @@ class BeamSearch(nn.Module):
             self.register_buffer(f"table_{name}", values, persistent=False)
             self.register_buffer(f"scale_{name}", scale, persistent=False)
         self.register_buffer("bias", whole.bias.detach().clone(), persistent=False)
-        nth = np.zeros(tree.n_nodes, dtype=np.int64)
-        for place, column in enumerate(tree.children.T):
-            nth[column[column >= 0]] = place
+        first = self.offsets[tree.depth]
+        leaf_start, leaf_turns = _ways(tree, self.start)
         links = {
             "child_table": tree.children,
-            "parent": tree.parent,
-            "nth": nth,  # of its parent's children
             "size": tree.sizes(),
-            "leaf_item": tree.leaf_item,
+            "leaf_item": tree.leaf_item[first:],
             "item_leaf": tree.item_leaf,
+            "leaf_start": leaf_start,
+            "leaf_turns": leaf_turns,
         }
         for name, array in links.items():
             self.register_buffer(name, torch.from_numpy(array), persistent=False)
@@ -90,11 +103,11 @@ class BeamSearch(nn.Module):
         self.scale_z: Tensor | None
         self.bias: Tensor
         self.child_table: Tensor
-        self.parent: Tensor
-        self.nth: Tensor
         self.size: Tensor
         self.leaf_item: Tensor
         self.item_leaf: Tensor
+        self.leaf_start: Tensor
+        self.leaf_turns: Tensor
         self.to(model.node_bias.device)
 
     @property
@@ -103,15 +116,18 @@ class BeamSearch(nn.Module):
         e, z = (self.table_e, self.scale_e), (self.table_z, self.scale_z)
         return NodeTables(Rows(*e), self.bias, Rows(*e, self.item_leaf), Rows(*z), Rows(*z, self.item_leaf))
 
-    def _paths(self, excluded: Tensor) -> tuple[dict[int, Tensor], Tensor]:
-        """Per level from the start: (B, X) node above each excluded item; and (B, X) 1 for each item once, 0 for padding."""
-        leaf = torch.where(excluded >= 0, self.item_leaf[excluded.clamp(min=0)], -1)
+    def _ways(self, excluded: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Of excluded items (B, X): the first level's candidate over each, its turns below, and 1 for each item once.
+
+        An item that is named again, and padding, counts 0.
+        """
+        leaf = torch.where(excluded >= 0, self.item_leaf[excluded.clamp(min=0)] - self.offsets[self.depth], -1)
         leaf = torch.sort(leaf, dim=1).values
         again = F.pad(leaf[:, 1:] == leaf[:, :-1], (1, 0)) if leaf.shape[1] else leaf < 0
-        nodes = {self.depth: leaf.clamp(min=self.offsets[self.depth])}
-        for level in range(self.depth - 1, self.start - 1, -1):
-            nodes[level] = self.parent[nodes[level + 1]]
-        return nodes, ((leaf >= 0) & ~again).to(torch.float32)
+        rows = leaf.clamp(min=0).reshape(-1)
+        start = self.leaf_start.index_select(0, rows).reshape(leaf.shape).to(torch.int64)
+        turns = self.leaf_turns.index_select(0, rows).reshape(*leaf.shape, -1).to(torch.int64)
+        return start, list(turns.unbind(-1)), ((leaf >= 0) & ~again).to(torch.float32)
 
     def read(self, history: Tensor) -> User:
         """What the search knows of B users, whatever is scored with it: history (B, T) int64, oldest first, -1 on the left."""
@@ -122,11 +138,9 @@ class BeamSearch(nn.Module):
         """history (B, T) int64 oldest first, -1 on the left; excluded (B, X) int64, -1 for none."""
         model, tables, user = self.model, self.tables, self.read(history)
         first, end = self.offsets[self.start], self.offsets[self.start + 1]
-        above, once = self._paths(excluded)
+        # (B, X) candidate over each excluded item; the number of candidates where none is
+        slot, turns, once = self._ways(excluded)
         nodes = torch.arange(first, end).expand(history.shape[0], -1)
-        slot = (
-            above[self.start] - first
-        )  # (B, X) candidate over each excluded item; the number of candidates where none is
         beams: list[Tensor] = []
         for level in range(self.start, self.depth + 1):
             n = nodes.shape[1]
@@ -144,9 +158,9 @@ class BeamSearch(nn.Module):
             rank = torch.arange(width).expand(history.shape[0], -1)
             place = torch.full((history.shape[0], n + 1), width).scatter(1, best.indices, rank).gather(1, slot)
             slot = torch.where(
-                place < width, place * self.branching + self.nth[above[level + 1]], width * self.branching
+                place < width, place * self.branching + turns[level - self.start], width * self.branching
             )
-        items = torch.where(kept >= 0, self.leaf_item[kept.clamp(min=0)], -1)
+        items = torch.where(kept >= 0, self.leaf_item[(kept - self.offsets[self.depth]).clamp(min=0)], -1)
         nothing = torch.full_like(items[:, :1], -1)
         co = nothing if user.co is None else torch.where(user.co.valid, user.co.columns - self.pad, -1)
         mm = nothing if user.mm is None else torch.where(user.mm[0].valid, user.mm[0].columns - self.pad, -1)

@@ -150,8 +150,11 @@ class _Unit(nn.Module):
         self.query, self.key, self.value = (nn.Linear(d, d, bias=False) for _ in range(3))
 
     def keys_and_values(self, behaviors: Tensor) -> tuple[Tensor, Tensor]:
-        """Of kept behaviors (B, M, d), once a user; keys are scaled by 1 / sqrt(d)."""
-        return self.key(behaviors) / math.sqrt(behaviors.shape[-1]), self.value(behaviors)
+        """Of kept behaviors (B, M, d), once a user, in the space of nodes: e_n . key is the score of attention, scale and all.
+
+        (W_q e_n) . (W_k e_b) / sqrt(d) = e_n . (W_q^T W_k e_b) / sqrt(d): no node is projected.
+        """
+        return self.key(behaviors) @ self.query.weight / math.sqrt(behaviors.shape[-1]), self.value(behaviors)
 
 
 class CoGSU(_Unit):
@@ -160,15 +163,12 @@ class CoGSU(_Unit):
     features = 4
 
     def seeking(self, nodes: Tensor) -> Tensor:
-        """What nodes (B, n, d) look for, (B, n, d): its product with a behavior's embedding is their similarity.
-
-        (W_q e_n)^T W_k e_b = (W_k^T W_q e_n)^T e_b: a long history is searched without the keys of all of it.
-        """
+        """What nodes (B, n, d) look for, in the space of behaviors: the score the other way round, for a long history."""
         return self.query(nodes) @ self.key.weight / math.sqrt(nodes.shape[-1])  # type: ignore[no-any-return]
 
     def forward(self, nodes: Tensor, keys: Tensor, values: Tensor, valid: Tensor) -> LifelongReading:
         """nodes (B, n, d); what `keys_and_values` makes of kept behaviors, (B, M, d) each; valid (B, M)."""
-        found = _find(self.query(nodes) @ keys.transpose(1, 2), valid, self.config.top_k)
+        found = _find(nodes @ keys.transpose(1, 2), valid, self.config.top_k)
         weight = found.weight * torch.exp(found.similarity - found.best)
         total = weight.sum(-1, keepdim=True)
         return LifelongReading(_attend(weight, total, values), _strength(found, total, 1.0))
@@ -193,7 +193,7 @@ class MMGSU(_Unit):
     ) -> LifelongReading:
         """nodes (B, n, d), z (B, n, c); keys, values (B, M, d), contents (B, M, c), valid (B, M), age (B, M) behaviors ago."""
         found = _find(z @ contents.transpose(1, 2), valid, self.config.top_k)
-        logits = self.query(nodes) @ keys.transpose(1, 2)
+        logits = nodes @ keys.transpose(1, 2)
         total = (found.weight * torch.exp((found.similarity - found.best) * _SHARPNESS)).sum(-1, keepdim=True)
         strength = _strength(found, total, _SHARPNESS)
         if self.config.esu == "sata-simtier":

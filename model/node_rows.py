@@ -47,7 +47,7 @@ class Rows:
     scale: Tensor | None = None
     """(M, 1) float32 that int8 values are multiplied by."""
     leaf: Tensor | None = None
-    """(N,) node of each item: then rows are asked for by item, and row N, for padding, is zero."""
+    """(N,) node of each item: then rows are asked for by item; row N, for padding, is any, and to be masked."""
 
     def __getitem__(self, at: Tensor | slice) -> Tensor:
         """(*at.shape, w) float32 rows; a slice is one of nodes."""
@@ -56,8 +56,8 @@ class Rows:
             return found if self.scale is None else found * self.scale[at]
         if self.leaf is None:
             return self._taken(at)
-        last = len(self.leaf) - 1
-        return self._taken(self.leaf[at.clamp(max=last)]) * (at <= last).unsqueeze(-1)
+        items = at.clamp(max=len(self.leaf) - 1)
+        return self._taken(self.leaf.index_select(0, items.reshape(-1)).reshape(items.shape))
 
     def _taken(self, nodes: Tensor) -> Tensor:
         rows = nodes.reshape(-1)  # index_select is one Gather where indexing is a GatherND

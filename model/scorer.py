@@ -219,9 +219,8 @@ class MISS(nn.Module):
 
     def residual(self, user: User, nodes: Tensor, e: Tensor, z: Tensor, dense: Tensor) -> Tensor:
         """The lifelong path's part of the score of nodes (B, n), all of one level, with e (B, n, d), z (B, n, c), dense (B, n)."""
-        h = user.h[:, None, :].expand(-1, e.shape[1], -1)
         level = self.node_level[nodes]
-        features, linear = [e, h, h * e], [self.dense_gain[level] * dense]
+        features, linear = [], [self.dense_gain[level] * dense]
         if self.co_gsu is not None and user.co is not None:
             co = self.co_gsu(e, user.co.keys, user.co.values, user.co.valid)
             linear.append(self.gates[0] * (co.value * e).sum(-1))
@@ -236,8 +235,19 @@ class MISS(nn.Module):
             mm = self.mm_gsu(e, z, kept.keys, kept.values, contents, kept.valid, age)
             linear.append(self.gates[1] * (mm.value * e).sum(-1))
             features += [mm.value, mm.strength]
-        mixed: Tensor = self.mlp_out(F.gelu(self.mlp_in(torch.cat(features, dim=-1)))).squeeze(-1)
+        mixed: Tensor = self.mlp_out(F.gelu(self._mixed(user.h, e, torch.cat(features, dim=-1)))).squeeze(-1)
         return mixed + torch.stack(linear).sum(0)
+
+    def _mixed(self, h: Tensor, e: Tensor, features: Tensor) -> Tensor:
+        """(B, n, hidden) `mlp_in` of [e, h, h * e, features]; what is the user's is worked out once.
+
+        W_1 e + W_3 (h * e) = (W_1 + W_3 diag h) e.
+        """
+        of_e, of_h, of_both, rest = self.mlp_in.weight.split([self.config.d] * 3 + [features.shape[-1]], dim=1)
+        own = of_e + of_both * h[:, None, :]  # (B, hidden, d)
+        of_user = F.linear(h, of_h, self.mlp_in.bias)[:, None, :]
+        mixed: Tensor = e @ own.transpose(1, 2) + features @ rest.T + of_user
+        return mixed
 
     def score(self, user: User, nodes: Tensor, tables: NodeTables) -> Tensor:
         """Score nodes (B, n) int64 for each user; (B, n)."""
