@@ -243,7 +243,7 @@ class MISS(nn.Module):
 
         W_1 e + W_3 (h * e) = (W_1 + W_3 diag h) e.
         """
-        of_e, of_h, of_both, rest = self.mlp_in.weight.split([self.config.d] * 3 + [features.shape[-1]], dim=1)
+        of_e, of_h, of_both, rest = torch.split(self.mlp_in.weight, [self.config.d] * 3 + [features.shape[-1]], dim=1)
         own = of_e + of_both * h[:, None, :]  # (B, hidden, d)
         of_user = F.linear(h, of_h, self.mlp_in.bias)[:, None, :]
         mixed: Tensor = e @ own.transpose(1, 2) + features @ rest.T + of_user
