@@ -36,8 +36,8 @@ def start_level(tree: IndexTree, beam: int) -> int:
 
 
 def _ways(tree: IndexTree, start: int) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """Per leaf, in order: (N,) its ancestor among the nodes of level `start`, and (N, H - start) which child to take from there."""
-    nodes, turns = tree.nodes(tree.depth), []
+    """Per item: (N,) its ancestor among the nodes of level `start`, and (N, H - start) which child to take from there on."""
+    nodes, turns = tree.item_leaf, []
     nth = np.zeros(tree.n_nodes, dtype=np.uint8)
     for place, column in enumerate(tree.children.T):
         nth[column[column >= 0]] = place
@@ -86,14 +86,14 @@ class BeamSearch(nn.Module):
             self.register_buffer(f"scale_{name}", scale, persistent=False)
         self.register_buffer("bias", whole.bias.detach().clone(), persistent=False)
         first = self.offsets[tree.depth]
-        leaf_start, leaf_turns = _ways(tree, self.start)
+        item_start, item_turns = _ways(tree, self.start)
         links = {
             "child_table": tree.children,
             "size": tree.sizes(),
             "leaf_item": tree.leaf_item[first:],
             "item_leaf": tree.item_leaf,
-            "leaf_start": leaf_start,
-            "leaf_turns": leaf_turns,
+            "item_start": item_start,
+            "item_turns": item_turns,
         }
         for name, array in links.items():
             self.register_buffer(name, torch.from_numpy(array), persistent=False)
@@ -106,8 +106,8 @@ class BeamSearch(nn.Module):
         self.size: Tensor
         self.leaf_item: Tensor
         self.item_leaf: Tensor
-        self.leaf_start: Tensor
-        self.leaf_turns: Tensor
+        self.item_start: Tensor
+        self.item_turns: Tensor
         self.to(model.node_bias.device)
 
     @property
@@ -121,13 +121,12 @@ class BeamSearch(nn.Module):
 
         An item that is named again, and padding, counts 0.
         """
-        leaf = torch.where(excluded >= 0, self.item_leaf[excluded.clamp(min=0)] - self.offsets[self.depth], -1)
-        leaf = torch.sort(leaf, dim=1).values
-        again = F.pad(leaf[:, 1:] == leaf[:, :-1], (1, 0)) if leaf.shape[1] else leaf < 0
-        rows = leaf.clamp(min=0).reshape(-1)
-        start = self.leaf_start.index_select(0, rows).reshape(leaf.shape).to(torch.int64)
-        turns = self.leaf_turns.index_select(0, rows).reshape(*leaf.shape, -1).to(torch.int64)
-        return start, list(turns.unbind(-1)), ((leaf >= 0) & ~again).to(torch.float32)
+        items = torch.sort(excluded, dim=1).values
+        again = F.pad(items[:, 1:] == items[:, :-1], (1, 0)) if items.shape[1] else items < 0
+        rows = items.clamp(min=0).reshape(-1)
+        start = self.item_start.index_select(0, rows).reshape(items.shape).to(torch.int64)
+        turns = self.item_turns.index_select(0, rows).reshape(*items.shape, -1).to(torch.int64)
+        return start, list(turns.unbind(-1)), ((items >= 0) & ~again).to(torch.float32)
 
     def read(self, history: Tensor) -> User:
         """What the search knows of B users, whatever is scored with it: history (B, T) int64, oldest first, -1 on the left."""

@@ -109,10 +109,13 @@ class _Found:
 def _find(similarity: Tensor, valid: Tensor, k: int) -> _Found:
     """similarity (B, n, M) of nodes to behaviors, valid (B, M)."""
     similarity = similarity + _HIDDEN * (~valid)[:, None, :]  # a sum takes a fifth of a choice
+    any_ = valid.any(-1)[:, None, None].to(similarity.dtype)
+    if k == similarity.shape[-1]:  # what was kept is what is attended to
+        weight = valid[:, None, :].expand_as(similarity).to(similarity.dtype)
+        return _Found(similarity, weight, similarity.amax(-1, keepdim=True), any_)
     top = torch.topk(similarity, k, dim=-1, sorted=False).values  # a selection, where a sort takes twice as long
     edge = top.amin(-1, keepdim=True).clamp(min=_HIDDEN / 2) - _EDGE  # with fewer than k, all that are there
     weight = ((similarity - edge) * (1 / _EDGE)).clamp(0, 1)
-    any_ = valid.any(-1)[:, None, None].to(similarity.dtype)
     return _Found(similarity, weight, top.amax(-1, keepdim=True), any_)
 
 
