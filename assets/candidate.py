@@ -46,8 +46,10 @@ def candidate(
     def build(folder: Path, work: Path) -> dict[str, Any]:
         import pyarrow.parquet as pq
 
+        from model.onnx_export import graph_files
+
         for source, name in (
-            (retrieval_onnx, "retrieval.onnx"),
+            *((retrieval_onnx, each.name) for each in graph_files(retrieval_onnx.path / "retrieval.onnx")),
             (retrieval_onnx, "golden.npz"),
             (retrieval_onnx, "parity.json"),
             (retrieval_model, "tree.npz"),

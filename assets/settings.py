@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     alignment: dict[str, Any] = Field(default_factory=dict, description="options of model.alignment.AlignmentConfig")
     tree: dict[str, Any] = Field(default_factory=dict, description="options of model.index_tree.TreeConfig")
     training: dict[str, Any] = Field(default_factory=dict, description="options of model.training.TrainingConfig")
+    tables: Literal["float32", "float16", "int8"] = Field(
+        default="float32", description="precision of the exported index: float16 halves it, int8 quarters it"
+    )
     split: Literal["leave-one-out", "temporal"] = Field(
         default="leave-one-out", description="how people's runs split; what the schedule starts is always temporal"
     )

@@ -59,6 +59,8 @@ class GateConfig:
     """Share of the champion's recall that any slice of users may lose."""
     min_slice_users: int = 100
     """Smaller slices make no rule: their recall moves by more than that from one seed to the next."""
+    max_table_loss: float = 0.005
+    """Share of its recall that a model may lose where its tables are kept narrow."""
     latency_slack_ms: float = 2.0
     """Added to the relative bound: what two measurements of the same bundle differ by."""
 

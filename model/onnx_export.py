@@ -3,11 +3,15 @@
 - Opset 18: newer attention operators are refused by ONNX Runtime's CPU provider.
 - Batch, history length and the number of excluded items are dynamic; levels are unrolled.
 - Same model, same bytes: nothing of the moment goes into the file.
+- A protobuf ends at 2 GB. Tables of more than `BESIDE` bytes lie in a second file beside the graph, which names it; a bundle's
+  manifest binds both by digest, and ONNX Runtime maps it instead of reading it.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,15 +25,17 @@ from model.beam_search import BeamSearch
 from model.dense_training import pad_left
 from model.files import write_bytes
 
-__all__ = ["INPUTS", "OPSET", "OUTPUTS", "check_parity", "export_search"]
+__all__ = ["INPUTS", "OPSET", "OUTPUTS", "check_parity", "export_search", "graph_files"]
 
 OPSET = 18
 INPUTS = ("history", "excluded")
+BESIDE = 1 << 30
+"""Bytes of tables from which they are kept beside the graph."""
 OUTPUTS = ("items", "scores", "co_behaviors", "mm_behaviors")
 
 
 def export_search(search: BeamSearch, path: Path) -> None:
-    """Write `search` as an ONNX file, atomically.
+    """Write `search` as an ONNX file, atomically, and its tables beside it where they are large (`graph_files`).
 
     Inputs: history (B, T) int64 left-padded with -1, excluded (B, X) int64 padded with -1.
     Outputs: items (B, k) int64, scores (B, k) float32, co_behaviors and mm_behaviors (B, m) int64 columns of history.
@@ -52,7 +58,23 @@ def export_search(search: BeamSearch, path: Path) -> None:
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
-    write_bytes(path, program.model_proto.SerializeToString(deterministic=True))
+    if sum(table.nbytes for table in search.buffers()) < BESIDE:
+        write_bytes(path, program.model_proto.SerializeToString(deterministic=True))
+        return
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+        program.save(Path(scratch) / path.name, external_data=True)  # as path.name + ".data"
+        for written in reversed(
+            graph_files(Path(scratch) / path.name)
+        ):  # the graph last: it is not there without its tables
+            with written.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(written, path.parent / written.name)
+
+
+def graph_files(path: Path) -> list[Path]:
+    """The graph at `path` and, where there is one, the file of its tables: what has to be copied to move it."""
+    beside = path.with_name(f"{path.name}.data")
+    return [path, beside] if beside.exists() else [path]
 
 
 def _compare(

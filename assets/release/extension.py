@@ -126,7 +126,9 @@ def _bundle(extension: Extension, items: Artifact, larger: Artifact, folder: Pat
     old, graph = extension.bundle, folder / "retrieval.onnx"
     config = configure(TrainingConfig, read_json(larger.path / OPTIONS), where="training")
     tree = IndexTree.load(larger.path / "tree.npz")
-    search = BeamSearch(load_parameters(tree, config, larger.path / PARAMETERS), tree, beam=config.beam)
+    told = read_json(old / MANIFEST)["meta"]
+    tables = told["model"].get("tables", "float32")
+    search = BeamSearch(load_parameters(tree, config, larger.path / PARAMETERS), tree, beam=config.beam, tables=tables)
     export_search(search, graph)
     tree.save(folder / "tree.npz")
     table = pq.read_table(items.path / "items.parquet", columns=["item_id", "title", "categories"])
@@ -149,8 +151,7 @@ def _bundle(extension: Extension, items: Artifact, larger: Artifact, folder: Pat
     onnx = OnnxSearch(graph, n_items=tree.n_items, beam=config.beam)
     half = near[: GOLDEN // 2]  # requests that name new items are among them
     write_golden(folder, onnx, [*half, *histories[: GOLDEN - len(half)]])
-    told = read_json(old / MANIFEST)["meta"]
-    sizes = {"beam": onnx.beam, "n_items": tree.n_items, "depth": tree.depth, "nodes": tree.n_nodes}
+    sizes = {"beam": onnx.beam, "n_items": tree.n_items, "depth": tree.depth, "nodes": tree.n_nodes, "tables": tables}
     return told | {"model": sizes, EXTENDS: extension.champion.digest}
 
 
