@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from model.errors import BadInput
 from model.index_tree import IndexTree
 from model.node_rows import Rows, checked_precision, narrowed
+from model.product_codes import Codes, quantised
 from model.scorer import MISS, NodeTables, User
 
 __all__ = ["BeamSearch", "SearchResult", "start_level"]
@@ -67,8 +68,11 @@ class SearchResult:
 class BeamSearch(nn.Module):
     """Search with a trained scorer; parameters are frozen into tables at construction."""
 
-    def __init__(self, model: MISS, tree: IndexTree, *, beam: int, tables: str = "float32") -> None:
-        """tables: precision of the node tables, `model.node_rows.Precision`."""
+    def __init__(
+        self, model: MISS, tree: IndexTree, *, beam: int, tables: str = "float32", codes: bool = False
+    ) -> None:
+        """tables: precision of the node tables, `model.node_rows.Precision`. codes: whether MM-GSU searches the
+        history by `model.product_codes`."""
         super().__init__()
         if beam < 1:
             raise BadInput(f"beam = {beam} must be at least 1")
@@ -84,6 +88,11 @@ class BeamSearch(nn.Module):
             values, scale = narrowed(table[:].detach().clone(), precision)
             self.register_buffer(f"table_{name}", values, persistent=False)
             self.register_buffer(f"scale_{name}", scale, persistent=False)
+        self.codes = codes
+        if codes:
+            bytes_, centroids = quantised(tree.z[tree.item_leaf])
+            self.register_buffer("code_bytes", torch.from_numpy(bytes_), persistent=False)
+            self.register_buffer("centroids", torch.from_numpy(centroids), persistent=False)
         self.register_buffer("bias", whole.bias.detach().clone(), persistent=False)
         first = self.offsets[tree.depth]
         item_start, item_turns = _ways(tree, self.start)
@@ -101,6 +110,8 @@ class BeamSearch(nn.Module):
         self.table_z: Tensor
         self.scale_e: Tensor | None
         self.scale_z: Tensor | None
+        self.code_bytes: Tensor
+        self.centroids: Tensor
         self.bias: Tensor
         self.child_table: Tensor
         self.size: Tensor
@@ -114,7 +125,8 @@ class BeamSearch(nn.Module):
     def tables(self) -> NodeTables:
         """The frozen tables."""
         e, z = (self.table_e, self.scale_e), (self.table_z, self.scale_z)
-        return NodeTables(Rows(*e), self.bias, Rows(*e, self.item_leaf), Rows(*z), Rows(*z, self.item_leaf))
+        codes = Codes(self.code_bytes, self.centroids) if self.codes else None
+        return NodeTables(Rows(*e), self.bias, Rows(*e, self.item_leaf), Rows(*z), Rows(*z, self.item_leaf), codes)
 
     def _ways(self, excluded: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         """Of excluded items (B, X): the first level's candidate over each, its turns below, and 1 for each item once.

@@ -26,6 +26,7 @@ from model.errors import BadInput
 from model.index_tree import IndexTree
 from model.lifelong import MMGSU, CoGSU, LifelongConfig, keep_relevant
 from model.node_rows import Rows
+from model.product_codes import Codes
 from model.short_interest import ShortInterest
 from model.transitions import TransitionStrength
 
@@ -76,6 +77,8 @@ class NodeTables:
     """(M_, c) content."""
     leaf_z: Tensor | Rows
     """(N + 1, c) content of each item; the last row is zero."""
+    codes: Codes | None = None
+    """What MM-GSU searches the whole history by, where not by `leaf_z`."""
 
 
 @dataclass(frozen=True)
@@ -199,11 +202,14 @@ class MISS(nn.Module):
             columns = keep_relevant(similarity, valid, config.kept)
             co = self._kept(self.co_gsu, columns, valid, _pick(behaviors, columns))
         if self.mm_gsu is not None:
-            contents = tables.leaf_z[items]  # (B, T, c)
-            columns = keep_relevant(tables.z[best] @ contents.transpose(1, 2), valid, config.kept)
+            if tables.codes is None:
+                likeness = tables.z[best] @ tables.leaf_z[items].transpose(1, 2)
+            else:
+                likeness = tables.codes.likeness(tables.z[best], items)
+            columns = keep_relevant(likeness, valid, config.kept)
             age = (history.shape[1] - 1 - columns).to(h.dtype)
             kept = self._kept(self.mm_gsu, columns, valid, _pick(behaviors, columns))
-            mm = (kept, _pick(contents, columns), age)
+            mm = (kept, tables.leaf_z[items.gather(1, columns)], age)
         strength = None
         if self.transitions is not None:
             strength = self.transitions(history, self.transitions.offsets.index(first_level[0]))

@@ -63,16 +63,14 @@ def whole(trained: tuple[MISS, IndexTree, list[np.ndarray]], tmp_path_factory: p
     return graph
 
 
-@pytest.mark.parametrize("precision", ["float16", "int8"])
+@pytest.mark.parametrize("options", [{"tables": "float16"}, {"tables": "int8", "codes": True}])
 def test_the_graph_of_narrow_tables_answers_as_torch_does(
-    trained: tuple[MISS, IndexTree, list[np.ndarray]], whole: Path, tmp_path: Path, precision: str
+    trained: tuple[MISS, IndexTree, list[np.ndarray]], whole: Path, tmp_path: Path, options: dict
 ) -> None:
     model, tree, histories = trained
-    narrow = BeamSearch(model, tree, beam=BEAM, tables=precision)
+    narrow = BeamSearch(model, tree, beam=BEAM, **options)
     export_search(narrow, tmp_path / "narrow.onnx")
-    assert sum(table.nbytes for table in narrow.buffers()) < sum(
-        table.nbytes for table in BeamSearch(model, tree, beam=BEAM).buffers()
-    )
+    assert narrow.table_e.nbytes < BeamSearch(model, tree, beam=BEAM).table_e.nbytes
     parity = check_parity(narrow, tmp_path / "narrow.onnx", histories, k=BEAM)
     assert parity["topk_equal_share"] == 1
     assert parity["max_abs_score_error"] < 1e-4
