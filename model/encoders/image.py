@@ -30,7 +30,8 @@ from model.files import digest_file, digest_json, publish_dir, read_json, verify
 
 __all__ = ["ImageEncoder", "Preprocess"]
 
-MICRO_BATCH = 8
+MICRO_BATCH = 2
+"""Pictures of one call: a layer's values then stay in a core's cache."""
 
 
 @dataclass(frozen=True, kw_only=True)

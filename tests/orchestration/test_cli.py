@@ -54,12 +54,15 @@ def test_every_command_has_help(miss: Miss, command: str) -> None:
 
 
 def test_help_is_there_at_once() -> None:
+    """Somebody who looks up an option waits for an answer no longer than for `git --help`."""
     fastest = 60.0
-    for _ in range(3):  # the fastest of three: other work on the machine is not our business
+    for _ in range(7):  # until one is fast enough: other work on the machine is not our business
         started = time.perf_counter()
         subprocess.run([sys.executable, "-m", "orchestration.cli", "--help"], check=True, capture_output=True)
         fastest = min(fastest, time.perf_counter() - started)
-    assert fastest < 1.5
+        if fastest < 0.5:
+            break
+    assert fastest < 0.5
 
 
 @pytest.mark.parametrize(
