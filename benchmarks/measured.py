@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from model.device import accelerator_name
 from model.files import write_json
 
 __all__ = ["RESULTS", "ROOT", "apart", "at_least", "at_most", "meta", "peak_mib", "table", "write"]
@@ -32,6 +31,8 @@ def git(*arguments: str) -> str:
 
 def meta(command: str) -> dict[str, Any]:
     """{"commit", "date", "machine", "command"}."""
+    from model.device import accelerator_name  # torch: what `apart` measures has its own memory
+
     return {
         "commit": git("rev-parse", "HEAD"),
         "date": datetime.now(UTC).date().isoformat(),
