@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ABLATION := $(BIN)/python -m benchmarks.ablation $(if $(DATA),--data "$(DATA)")
 
-.PHONY: demo test check quality install lock clean
+.PHONY: demo test check quality bench install lock clean
 
 demo: install  ## the whole graph on the embedded catalogue, from nothing to a promoted champion
 	$(BIN)/miss demo
@@ -23,6 +23,9 @@ quality: install  ## all of benchmarks/results/quality.json and the README's tab
 	$(ABLATION) --dataset movielens-1m --cells star --no-baselines --options \
 	  '{"scorer": {"d": 64, "heads": 2, "layers": 2, "window": 100, "dropout": 0.2}, "dense": {"epochs": 10}, "lifelong": {"epochs": 2}}'
 	$(ABLATION) --dataset amazon-beauty --dataset amazon-sports --dataset amazon-toys --cells default
+
+bench: install  ## speed against peers: prints the tables, writes benchmarks/results/; each alone with python -m benchmarks.NAME
+	for each in imports tree embedding training search; do $(BIN)/python -m benchmarks.$$each || exit 1; done
 
 install: $(STAMP)
 

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from model.index_tree import IndexTree
     from model.scorer import MISS
 
-__all__ = ["TRANSITIONS", "Measured", "movielens", "synthetic", "users"]
+__all__ = ["LIFELONG", "Measured", "movielens", "synthetic", "users"]
 
-TRANSITIONS = False
-"""Whether the synthetic model reads transitions too."""
+LIFELONG = {"kept": 32, "top_k": 32, "probes": 16, "transitions": False}
+"""The synthetic model's reading of the history, of `LifelongConfig`: half the behaviors and a quarter of the probes of the default,
+which the trained model has. Transitions are counted for every node, which is work that grows with the catalogue."""
 WIDTHS = {"d": 64, "heads": 2, "layers": 2, "window": 100}
 """The synthetic model's, of `ScorerConfig`."""
 INTERESTS, SESSION, ANYTHING = 5, 20, 0.1
@@ -77,7 +78,7 @@ def _model(tree: IndexTree) -> MISS:
     from model.lifelong import LifelongConfig
     from model.scorer import MISS, ScorerConfig
 
-    lifelong = LifelongConfig(transitions=TRANSITIONS)
+    lifelong = LifelongConfig(**LIFELONG)
     config = ScorerConfig(**WIDTHS, lifelong=lifelong)
     with torch.random.fork_rng():
         torch.manual_seed(0)
