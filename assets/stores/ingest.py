@@ -135,35 +135,29 @@ def append_items(connection: duckdb.DuckDBPyConnection, batch: str) -> dict[str,
 
 def append_behaviors(connection: duckdb.DuckDBPyConnection, batch: str, *, positions_given: bool) -> dict[str, int]:
     keys = ["user_id", "item_id", "event", "timestamp", *(["position"] if positions_given else [])]
-    same = " AND ".join(f"b.{key} = s.{key}" for key in keys)
+    rows, distinct, first, last = connection.execute(
+        f"SELECT count(*), count(DISTINCT hash({', '.join(keys)})), min(timestamp), max(timestamp) FROM staged_behaviors"
+    ).fetchall()[0]
+    # as many hashes as rows, so no row repeats another: then the rows need not be put side by side
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE repeats AS SELECT file_row FROM staged_behaviors "
-        f"QUALIFY row_number() OVER (PARTITION BY {', '.join(keys)} ORDER BY file_row) > 1"
+        + (
+            f"QUALIFY row_number() OVER (PARTITION BY {', '.join(keys)} ORDER BY file_row) > 1"
+            if distinct < rows
+            else "LIMIT 0"
+        )
     )
+    same = " AND ".join(f"b.{key} = s.{key}" for key in keys)
+    span = f"b.timestamp BETWEEN {first or 0} AND {last or 0}"
+    overlap = _count(connection, f"SELECT count(*) FROM (SELECT 1 FROM behaviors AS b WHERE {span} LIMIT 1)")
     connection.execute(
-        "CREATE OR REPLACE TEMP TABLE new_behaviors AS SELECT * FROM staged_behaviors AS s ANTI JOIN repeats USING (file_row) "
-        f"WHERE NOT EXISTS (SELECT 1 FROM behaviors AS b WHERE {same})"
+        "CREATE OR REPLACE TEMP TABLE new_behaviors AS SELECT * FROM staged_behaviors AS s "
+        + ("ANTI JOIN repeats USING (file_row) " if distinct < rows else "")
+        + (f"WHERE NOT EXISTS (SELECT 1 FROM behaviors AS b WHERE {span} AND {same})" if overlap else "")
     )
-    position = "s.position"
-    joins = ""
+    position, joins = "s.position", ""
     if not positions_given:
-        connection.execute(
-            "CREATE OR REPLACE TEMP TABLE times AS SELECT user_id, timestamp, min(position) AS position FROM behaviors "
-            "WHERE user_id IN (SELECT user_id FROM new_behaviors) GROUP BY user_id, timestamp"
-        )
-        connection.execute(
-            "CREATE OR REPLACE TEMP TABLE ends AS SELECT user_id, max(position) AS last FROM behaviors "
-            "WHERE user_id IN (SELECT user_id FROM new_behaviors) GROUP BY user_id"
-        )
-        # the first later behavior's position, or the place among the user's newest
-        position = (
-            "coalesce(t.position, coalesce(e.last, -1) + row_number() OVER "
-            "(PARTITION BY s.user_id, t.position IS NULL ORDER BY s.timestamp, s.file_row))"
-        )
-        joins = (
-            "ASOF LEFT JOIN times AS t ON s.user_id = t.user_id AND s.timestamp < t.timestamp "
-            "LEFT JOIN ends AS e ON s.user_id = e.user_id"
-        )
+        position, joins = _positions(connection, first or 0)
     connection.execute(
         "INSERT INTO behaviors SELECT s.user_id, s.item_id, s.event, s.value, s.timestamp, "
         f"CAST({position} AS INTEGER), ? FROM new_behaviors AS s {joins} ORDER BY s.file_row",
@@ -173,3 +167,25 @@ def append_behaviors(connection: duckdb.DuckDBPyConnection, batch: str, *, posit
         _count(connection, f"SELECT count(*) FROM {t}") for t in ("staged_behaviors", "repeats", "new_behaviors")
     )
     return {"behaviors_new": new, "behaviors_known": staged - repeated - new, "behaviors_repeated": repeated}
+
+
+def _positions(connection: duckdb.DuckDBPyConnection, first: int) -> tuple[str, str]:
+    """SQL of the position of each row s of `new_behaviors`, none of which is older than `first`, and of the joins it takes."""
+    users = "user_id IN (SELECT user_id FROM new_behaviors)"
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE ends AS SELECT user_id, max(position) AS last FROM behaviors WHERE {users} GROUP BY user_id"
+    )
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE times AS SELECT user_id, timestamp, min(position) AS position FROM behaviors "
+        f"WHERE timestamp > {first} AND {users} GROUP BY user_id, timestamp"
+    )
+    ends, order = "LEFT JOIN ends AS e ON s.user_id = e.user_id", "ORDER BY s.timestamp, s.file_row"
+    if not _count(
+        connection, "SELECT count(*) FROM times"
+    ):  # nothing is later than what comes in: the place among the newest
+        return f"coalesce(e.last, -1) + row_number() OVER (PARTITION BY s.user_id {order})", ends
+    # the first later behavior's position, or the place among the user's newest
+    return (
+        f"coalesce(t.position, coalesce(e.last, -1) + row_number() OVER (PARTITION BY s.user_id, t.position IS NULL {order}))",
+        f"ASOF LEFT JOIN times AS t ON s.user_id = t.user_id AND s.timestamp < t.timestamp {ends}",
+    )

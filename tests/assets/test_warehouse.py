@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from assets.sources import Source, Staged, detect
@@ -168,6 +168,7 @@ def test_given_positions_order_a_history_before_time_does(warehouse: Warehouse, 
     ),
     cuts=st.lists(st.integers(0, 14), max_size=2),
 )
+@example(rows=[("u", "a", 5), ("u", "b", 6), ("u", "c", 4)], cuts=[2])  # one late arrival just before what is there
 def test_histories_follow_time_however_the_rows_arrive(tmp_path_factory, rows: list[tuple], cuts: list[int]) -> None:
     """Late arrivals included: any split of the log into ingests gives histories in the order of time."""
     warehouse = Warehouse(tmp_path_factory.mktemp("home") / "warehouse.duckdb")
