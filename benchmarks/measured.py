@@ -43,12 +43,12 @@ def meta(command: str) -> dict[str, Any]:
 
 def at_least(name: str, value: float, bound: float) -> dict[str, Any]:
     """A target that wants much."""
-    return {"name": name, "value": value, "bound": bound, "met": value >= bound}
+    return {"name": name, "value": value, "bound": bound, "wants": "much", "met": value >= bound}
 
 
 def at_most(name: str, value: float, bound: float) -> dict[str, Any]:
     """A target that wants little."""
-    return {"name": name, "value": value, "bound": bound, "met": value <= bound}
+    return {"name": name, "value": value, "bound": bound, "wants": "little", "met": value <= bound}
 
 
 def apart(name: str, *arguments: str) -> dict[str, Any]:

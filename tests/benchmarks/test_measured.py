@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import measured
+from benchmarks import measured, performance
 from model.files import read_json
 
 
@@ -26,3 +26,18 @@ def test_a_results_file_holds_rows_targets_and_where_they_come_from(
     assert "| 100,000 | 1.235   | -    | -    |" in told.out
     assert "| 20      | 12,346  | -    | yes  |" in told.out
     assert told.err == "\nmissed: times faster\n"
+
+
+def test_the_readme_shows_every_target_as_the_last_run_left_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured, "RESULTS", tmp_path)
+    measured.write("tree", [{"items": 1}], [measured.at_most("seconds", 31.5, 30.0)])
+    measured.write("imports", [{"items": 1}], [measured.at_least("times faster", 64.2, 50)])
+    text = "before\n<!-- performance -->\nold\n<!-- end -->\nafter\n<!-- quality: x -->\nkept\n<!-- end -->\n"
+    placed = performance.place(text, performance.targets(tmp_path))
+    assert placed.startswith("before\n<!-- performance -->\n| benchmark | target ")
+    assert placed.endswith("<!-- end -->\nafter\n<!-- quality: x -->\nkept\n<!-- end -->\n")
+    lines = [[cell.strip() for cell in line.split("|")[1:-2]] for line in placed.splitlines() if line.startswith("| ")][
+        1:
+    ]
+    assert lines == [["tree", "seconds", "31.5", "≤ 30", "no"], ["imports", "times faster", "64.2", "≥ 50", "yes"]]
+    assert performance.place(placed, performance.targets(tmp_path)) == placed
