@@ -53,9 +53,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 """Rows of ours -> options over the default; the last has the leaves alone."""
 PEER_BATCH, PEER_EVERY = 128, 0.25
 """The peer's own users a step; epochs between two evaluations of it."""
-USERS, EPOCHS = 620, 3
+USERS, EPOCHS = 310, 3
 """Users timed, and epochs over them."""
-JUDGES, REACH, BUDGET_S = 1000, 0.09, 150.0
+JUDGES, REACH, BUDGET_S = 1000, 0.1, 180.0
 """Validation users, the NDCG@10 to reach, and seconds of training at most."""
 
 

@@ -4,8 +4,9 @@
   causal blocks with layer norm first, the same item embeddings for the output, no item bias. Ids alone: no content.
 - Two departures, as in its stronger versions: softmax cross-entropy over the whole catalogue instead of one sampled negative
   (Klenitskiy and Vasilev, RecSys 2023), and GELU for ReLU.
-- The blocks are torch's own `TransformerEncoder`. Kept libraries do not run beside numpy 2.4 and pandas 3.1, tried with pip
-  on 2026-11-22: pip finds no release of RecTools that goes with them, and RecBole 1.2.1 installs but stops at `np.float_`.
+- The blocks are torch's own `TransformerEncoder`. No kept library can be a dependency beside numpy 2.4 and pandas 3.1: RecTools
+  0.19 asks for older ones (`benchmarks.training` runs it against an older pandas in a folder of its own, to compare speed),
+  and RecBole 1.2.1 stops at `np.float_`; tried with pip on 2026-11-22 and 23.
 - Positions count from the end of the window, as in the paper. Behaviors stand on the left of a row and padding on the
   right, where nothing real can see it: causality is the only mask.
 - Data, loss (items already seen are no alternatives), stages and patience are those of the model's own dense path, so that the
