@@ -144,6 +144,12 @@ def test_what_importing_a_module_brings_with_it(module: str, absent: set[str]) -
     assert not set(done.stdout.split()) & absent
 
 
+def test_no_two_test_files_share_a_name() -> None:
+    """Tests import from each other by file name: of two alike, which one is meant depends on the order they are collected in."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_the_service_is_imported_within_a_second() -> None:
     """A service that is restarted after a promotion answers again at once, and a health check need not be patient.
 
