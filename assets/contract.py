@@ -1,8 +1,10 @@
 """The data contract: what Great Expectations holds items and behaviors to before anything is stored.
 
-- Validates pandas frames pulled from DuckDB (`assets.expectations` says how).
-- What compares rows (an item is known, a row repeats) is prepared as a yes/no column.
-- NaN and infinity are told apart from "no value" by the column `finite`, which SQL can still see and pandas cannot.
+- It validates pandas frames (`assets.expectations` says how), made by one query of what the rules look at: a behavior's ids and
+  event stand there as their numbers of characters, so that twenty million rows are a few bytes each. Rows that break a rule are
+  looked up again for the message.
+- What compares rows (an item is known, a row repeats) is a yes/no column. So is `finite`: pandas cannot tell NaN from no value.
+- `judge` touches no database: it may run beside what does.
 
 Not covered: drift against earlier days, and whether the pictures can be read.
 """
@@ -10,25 +12,42 @@ Not covered: drift against earlier days, and whether the pictures can be read.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from assets.expectations import filled, hold, library, rule
 from model.errors import BadInput
 
 if TYPE_CHECKING:
+    import duckdb
     import pandas as pd
+    import pyarrow as pa
 
-__all__ = ["check", "library", "validate"]
+__all__ = ["KEYS", "Facts", "check", "demand", "facts", "joined", "judge", "library", "note_repeats"]
 
 DUPLICATE_RATE = 0.01  # share of behaviors that may repeat an earlier one: repeats are dropped, more is a broken export
 FUTURE_S = 86_400  # how far ahead of this machine's clock a timestamp may be
+CHUNK = 2_000_000  # behaviors validated at a time
+KEYS = ("user_id", "item_id", "event", "timestamp", "position")
+"""What identifies a behavior; no position says nothing."""
 ITEM_COLUMNS = ["item_id", "title", "description", "categories", "image"]
 BEHAVIOR_COLUMNS = ["user_id", "item_id", "event", "value", "timestamp", "position"]
-HELPERS = ["known", "finite", "repeats"]
 
 
-def _rules(table: str, *, now: float, rated: bool) -> list[Any]:
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the rules look at."""
+
+    items: pd.DataFrame
+    """The items themselves."""
+    behaviors: pa.Table
+    """A row a behavior: `row` that identifies it, and a column for every rule."""
+    rated: bool
+    """Whether any behavior is a rating."""
+
+
+def _rules(table: str, *, rated: bool) -> list[Any]:
     """The expectations for `table`, in the order in which a failure is reported; `meta["name"]` says what must hold."""
 
     def columns(names: list[str]) -> Any:
@@ -37,52 +56,127 @@ def _rules(table: str, *, now: float, rated: bool) -> list[Any]:
     if table == "items":
         unique = rule("ColumnValuesToBeUnique", "item_id is unique", column="item_id")
         return [columns(ITEM_COLUMNS), *filled("item_id"), unique]
-    latest, repeats = int(now + FUTURE_S), f"at most {DUPLICATE_RATE:.0%} of the rows repeat an earlier one"
+    latest, repeats = int(time.time() + FUTURE_S), f"at most {DUPLICATE_RATE:.0%} of the rows repeat an earlier one"
+    between = "ColumnValuesToBeBetween"
     rules = [
         columns(BEHAVIOR_COLUMNS),
-        *[each for column in ("user_id", "item_id", "event") for each in filled(column)],
+        *[each for column in ("user_id", "item_id", "event") for each in filled(column, counted=True)],
         rule("ColumnValuesToBeInSet", "item_id is in items", column="known", value_set=[True]),
         rule("ColumnValuesToNotBeNull", "timestamp is not null", column="timestamp"),
         rule("ColumnValuesToBeOfType", "timestamp is a whole number", column="timestamp", type_="int64"),
-        rule("ColumnValuesToBeBetween", "timestamp (seconds) is not negative", column="timestamp", min_value=0),
-        rule(
-            "ColumnValuesToBeBetween", "timestamp (seconds) is not in the future", column="timestamp", max_value=latest
-        ),
+        rule(between, "timestamp (seconds) is not negative", column="timestamp", min_value=0),
+        rule(between, "timestamp (seconds) is not in the future", column="timestamp", max_value=latest),
         rule("ColumnValuesToBeInSet", "value is finite", column="finite", value_set=[True]),
         rule("ColumnValuesToBeInSet", repeats, column="repeats", value_set=[False], mostly=1 - DUPLICATE_RATE),
     ]
-    if rated:
-        from great_expectations.expectations.row_conditions import Column
-
-        bounds = {"column": "value", "min_value": 0.5, "max_value": 5, "row_condition": Column("event") == "rating"}
-        rules.append(rule("ColumnValuesToBeBetween", "a rating is 0.5 to 5", **bounds))
-    return rules
+    return (
+        [*rules, rule(between, "a rating is 0.5 to 5", column="value", min_value=0.5, max_value=5)] if rated else rules
+    )
 
 
-def check(items_df: pd.DataFrame, behaviors_df: pd.DataFrame, *, known_ids: Iterable[str] = ()) -> dict[str, Any]:
-    """Hold both frames to the contract; never raises for what the data hold.
+def note_repeats(connection: duckdb.DuckDBPyConnection, table: str, row: str, *, keys: tuple[str, ...] = KEYS) -> int:
+    """Create the temporary table `repeats` of the rows of `table` that repeat an earlier one; returns how many there are.
 
-    The frames have the warehouse's columns (batch_id apart), behaviors optionally the boolean `finite`; `known_ids` are
-    items known from before. Returns JSON values: {"success", "rows": {table: n}, "expectations": [{"table", "name",
-    "success", "failed", "examples"}]}, with `failed` in rows and up to three rows, as text, in `examples`.
+    row: the column that identifies and orders the rows.
     """
-    behaviors, known = behaviors_df.reset_index(drop=True), {*items_df.get("item_id", ()), *known_ids}
-    keys = [column for column in BEHAVIOR_COLUMNS if column in behaviors and column != "value"]
-    behaviors["repeats"] = behaviors.duplicated(keys) if keys else False
-    behaviors["known"] = behaviors["item_id"].isin(known) if "item_id" in behaviors else True
-    if "finite" not in behaviors:
-        behaviors["finite"] = ~behaviors["value"].isin([float("inf"), -float("inf")]) if "value" in behaviors else True
-    rated = "event" in behaviors and bool((behaviors["event"] == "rating").any())
-    frames = {"items": items_df.reset_index(drop=True), "behaviors": behaviors}
-    now = time.time()
-    tables = {table: (frame, _rules(table, now=now, rated=rated)) for table, frame in frames.items()}
-    return hold(tables, hidden=HELPERS)
+    rows, distinct = connection.execute(
+        f"SELECT count(*), count(DISTINCT hash({', '.join(keys)})) FROM {table}"
+    ).fetchall()[0]
+    # as many hashes as rows, so no row repeats another: then the rows need not be put side by side
+    found = (
+        f"QUALIFY row_number() OVER (PARTITION BY {', '.join(keys)} ORDER BY {row}) > 1"
+        if distinct < rows
+        else "LIMIT 0"
+    )
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE repeats AS SELECT {row} AS repeated FROM {table} {found}")
+    return int(connection.execute("SELECT count(*) FROM repeats").fetchall()[0][0])
 
 
-def validate(items_df: pd.DataFrame, behaviors_df: pd.DataFrame, *, known_ids: Iterable[str] = ()) -> dict[str, Any]:
-    """`check`, raising `BadInput` with the first expectation that fails, its row count and up to three of the rows."""
-    summary = check(items_df, behaviors_df, known_ids=known_ids)
+def facts(
+    connection: duckdb.DuckDBPyConnection, *, items: str, behaviors: str, row: str, known: str | None = None
+) -> Facts:
+    """What the rules look at, of the tables `items` and `behaviors`.
+
+    row: the column that identifies a behavior; known: a table of items that were there before. Leaves the table `repeats`.
+    """
+    there = [str(each[0]) for each in connection.execute(f"DESCRIBE {behaviors}").fetchall()]
+    repeats = note_repeats(connection, behaviors, row, keys=tuple(key for key in KEYS if key in there))
+    ids = f"SELECT item_id FROM {items} {f'UNION SELECT item_id FROM {known}' if known else ''}"
+    columns = {
+        "user_id": "length(user_id)",
+        "item_id": "length(item_id)",
+        "event": "length(event)",
+        "known": f"item_id IN (SELECT item_id FROM ({ids}) WHERE item_id IS NOT NULL)",
+        "timestamp": "timestamp",
+        "position": "position IS NOT NULL",
+        "value": "CASE WHEN event = 'rating' THEN value END",
+        "finite": "coalesce(isfinite(value), true)",
+        "repeats": f"{row} IN (SELECT repeated FROM repeats)" if repeats else "false",
+    }
+    # of two tables, so that an absent column is not in the frame either
+    needed = {"known": "item_id", "finite": "value"}
+    shown = [f"{sql} AS {name}" for name, sql in columns.items() if needed.get(name, name) in [*there, "repeats"]]
+    rated = "event" in there and bool(
+        connection.execute(f"SELECT 1 FROM {behaviors} WHERE event = 'rating' LIMIT 1").fetchall()
+    )
+    return Facts(
+        items=connection.execute(f"SELECT * FROM {items}").to_arrow_table().to_pandas(),
+        behaviors=connection.execute(f"SELECT {row} AS row, {', '.join(shown)} FROM {behaviors}").to_arrow_table(),
+        rated=rated,
+    )
+
+
+def judge(found: Facts, *tables: str) -> dict[str, Any]:
+    """Hold the facts to the contract, those of `items` and `behaviors` or of one of them; never raises for what they say.
+
+    Returns JSON values: {"success", "rows": {table: n}, "expectations": [{"table", "name", "success", "failed", "examples"}]},
+    with `failed` in rows and up to three rows, as text, in `examples`: of a behavior its `row`.
+    """
+    chunks = (found.behaviors.slice(at, CHUNK).to_pandas() for at in range(0, max(found.behaviors.num_rows, 1), CHUNK))
+    frames = {"items": [found.items], "behaviors": chunks}
+    asked = {table: (frames[table], _rules(table, rated=found.rated)) for table in tables or frames}
+    return hold(asked, shown={"behaviors": ["row"]})
+
+
+def joined(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What `judge` said of one table and of the other, as one."""
+    return {
+        "success": all(each["success"] for each in summaries),
+        "rows": {table: rows for each in summaries for table, rows in each["rows"].items()},
+        "expectations": [told for each in summaries for told in each["expectations"]],
+    }
+
+
+def _look_up(connection: duckdb.DuckDBPyConnection, summary: dict[str, Any], *, behaviors: str, row: str) -> None:
+    """Put the rows themselves into the summary's examples."""
+    for each in summary["expectations"]:
+        if each["table"] == "behaviors" and each["examples"] and "row" in each["examples"][0]:
+            rows = ", ".join(example["row"] for example in each["examples"])
+            asked = connection.execute(f"SELECT * FROM {behaviors} WHERE {row} IN ({rows}) ORDER BY {row}")
+            names = [column[0] for column in asked.description or ()]
+            each["examples"] = [
+                {
+                    name: str(value)[:80]
+                    for name, value in zip(names, values, strict=True)
+                    if name not in (row, "batch_id")
+                }
+                for values in asked.fetchall()
+            ]
+
+
+def check(
+    connection: duckdb.DuckDBPyConnection, *, items: str, behaviors: str, row: str = "rowid", known: str | None = None
+) -> dict[str, Any]:
+    """Hold two tables to the contract (`facts` says what is given, `judge` what comes back)."""
+    summary = judge(facts(connection, items=items, behaviors=behaviors, row=row, known=known))
+    _look_up(connection, summary, behaviors=behaviors, row=row)
+    return summary
+
+
+def demand(connection: duckdb.DuckDBPyConnection, summary: dict[str, Any], *, behaviors: str, row: str) -> None:
+    """Raise `BadInput` with the first expectation that fails, its row count and up to three of the rows."""
     if broken := [each for each in summary["expectations"] if not each["success"]]:
+        _look_up(connection, summary, behaviors=behaviors, row=row)
         first = broken[0]
         rows = "; ".join(", ".join(f"{name} {value!r}" for name, value in row.items()) for row in first["examples"])
         raise BadInput(
@@ -90,4 +184,3 @@ def validate(items_df: pd.DataFrame, behaviors_df: pd.DataFrame, *, known_ids: I
             f'break "{first["name"]}"{f" ({rows})" if rows else ""}'
             f"{f', as do {len(broken) - 1} other rules' if len(broken) > 1 else ''}; correct the export and ingest it again"
         )
-    return summary

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,37 +33,57 @@ def rule(kind: str, name: str, **options: Any) -> Any:
     return getattr(library().expectations, f"Expect{kind}")(meta={"name": name}, **options)
 
 
-def filled(column: str, *, longest: int = LONGEST_ID) -> list[Any]:
-    """A text is there, and of a length that a text may have."""
+def filled(column: str, *, longest: int = LONGEST_ID, counted: bool = False) -> list[Any]:
+    """A text is there, and of a length that a text may have; counted: the column holds the numbers of characters."""
     lengths = {"column": column, "min_value": 1, "max_value": longest}
+    kind = "ColumnValuesToBeBetween" if counted else "ColumnValueLengthsToBeBetween"
     present = rule("ColumnValuesToNotBeNull", f"{column} is not null", column=column)
-    return [present, rule("ColumnValueLengthsToBeBetween", f"{column} has 1 to {longest} characters", **lengths)]
+    return [present, rule(kind, f"{column} has 1 to {longest} characters", **lengths)]
 
 
-def hold(tables: Mapping[str, tuple[pd.DataFrame, Sequence[Any]]], *, hidden: Collection[str] = ()) -> dict[str, Any]:
-    """Hold each frame to its rules, in the order in which a failure is to be reported; never raises for what the data hold.
+def hold(
+    tables: Mapping[str, tuple[Iterable[pd.DataFrame], Sequence[Any]]],
+    *,
+    shown: Mapping[str, Collection[str]] | None = None,
+) -> dict[str, Any]:
+    """Hold each table, given in one frame or more, to its rules, in the order in which a failure is to be reported.
 
-    hidden: columns that are left out of examples. Returns JSON values: {"success", "rows": {table: n}, "expectations":
-    [{"table", "name", "success", "failed", "examples"}]}, with `failed` in rows and up to three rows, as text, in `examples`.
+    A rule that looks at all rows at once, such as uniqueness, takes one frame. shown: the columns of a table that examples show,
+    all where it is not named. Never raises for what the data hold. Returns JSON values: {"success", "rows": {table: n},
+    "expectations": [{"table", "name", "success", "failed", "examples"}]}, with `failed` in rows and up to three rows, as text, in
+    `examples`.
     """
-    gx, found = library(), []
+    gx, found, rows = library(), [], {}
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
     source = context.data_sources.add_pandas("staged")
-    for table, (frame, rules) in tables.items():
+    for table, (frames, rules) in tables.items():
         whole = source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("whole")
         suite = gx.ExpectationSuite(name=table, expectations=list(rules))
-        validated = whole.get_batch({"dataframe": frame}).validate(suite, result_format="SUMMARY").results
-        by_name = {each.expectation_config.meta["name"]: each for each in validated}  # they come in another order
-        for name in (rule.meta["name"] for rule in rules):
-            success, result = bool(by_name[name].success), by_name[name].result or {}
-            failed = int(result.get("unexpected_count", 0 if success else len(frame)))
-            shown = frame.iloc[result.get("partial_unexpected_index_list", [])[:3]].to_dict("records")
-            examples = [{c: str(value)[:80] for c, value in row.items() if c not in hidden} for row in shown]
-            if absent := result.get("details", {}).get("mismatched", {}).get("missing"):
-                examples = [{"missing": ", ".join(absent)}]
-            found.append({"table": table, "name": name, "success": success, "failed": failed, "examples": examples})
-    rows = {table: len(frame) for table, (frame, _) in tables.items()}
+        wanted = None if shown is None else shown.get(table)
+        sums = {each.meta["name"]: {"success": True, "failed": 0, "examples": []} for each in rules}
+        rows[table] = 0
+        for frame in frames:
+            rows[table] += len(frame)
+            for each in whole.get_batch({"dataframe": frame}).validate(suite, result_format="SUMMARY").results:
+                _add(sums[each.expectation_config.meta["name"]], each, frame, wanted)
+        for each in rules:  # a share of all rows may be broken: one of the frames may hold more of them
+            if (mostly := getattr(each, "mostly", None) or 1.0) < 1.0:
+                allowed = (1 - mostly) * rows[table]
+                sums[each.meta["name"]]["success"] = sums[each.meta["name"]]["failed"] <= allowed + 1e-6
+        found += [{"table": table, "name": name, **told} for name, told in sums.items()]
     return {"success": all(each["success"] for each in found), "rows": rows, "expectations": found}
+
+
+def _add(told: dict[str, Any], validated: Any, frame: pd.DataFrame, wanted: Collection[str] | None) -> None:
+    """What one frame says of a rule, to what the frames before it said."""
+    success, result = bool(validated.success), validated.result or {}
+    told["success"] &= success
+    told["failed"] += int(result.get("unexpected_count", 0 if success else len(frame)))
+    if absent := result.get("details", {}).get("mismatched", {}).get("missing"):
+        told["examples"] = [{"missing": ", ".join(absent)}]
+        return
+    rows = frame.iloc[result.get("partial_unexpected_index_list", [])[: 3 - len(told["examples"])]].to_dict("records")
+    told["examples"] += [{c: str(v)[:80] for c, v in row.items() if wanted is None or c in wanted} for row in rows]

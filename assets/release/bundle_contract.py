@@ -48,7 +48,7 @@ def check_bundle(bundle: Path) -> dict[str, Any]:
     return hold(
         {
             "catalogue": (
-                catalogue,
+                [catalogue],
                 [
                     *filled("item_id"),
                     rule("ColumnValuesToBeUnique", "item_id is unique", column="item_id"),
@@ -56,12 +56,15 @@ def check_bundle(bundle: Path) -> dict[str, Any]:
                 ],
             ),
             "users": (
-                users,
+                [users],
                 [*filled("user_id"), rule("ColumnValuesToBeUnique", "user_id is unique", column="user_id")],
             ),
-            "logs": (behaviors, [rule("ColumnValuesToBeBetween", "item is in the catalogue", column="item", **known)]),
+            "logs": (
+                [behaviors],
+                [rule("ColumnValuesToBeBetween", "item is in the catalogue", column="item", **known)],
+            ),
             "tree": (
-                nodes,
+                [nodes],
                 [
                     rule(
                         "ColumnValuesToBeBetween",
@@ -77,7 +80,7 @@ def check_bundle(bundle: Path) -> dict[str, Any]:
                 ],
             ),
             "leaves": (
-                leaves,
+                [leaves],
                 [
                     rule("ColumnValuesToBeBetween", "a leaf's item is in the catalogue", column="item", **known),
                     rule("ColumnValuesToBeUnique", "an item has one leaf", column="item"),

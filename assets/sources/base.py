@@ -7,7 +7,7 @@
   it would only be a missing value.
 
 Staged tables: `staged_items` (item_id, title, description, categories, image) and `staged_behaviors` (user_id, item_id,
-event, value, timestamp, position, file_row), types as in the warehouse.
+event, value, timestamp, position, file_row), types as in the warehouse; the latter may be a view.
 """
 
 from __future__ import annotations
@@ -149,14 +149,15 @@ class Table:
         raw = {c: self.text(columns.get(c, c)) for c in NUMBERS}
         selected = ", ".join(f"{sql} AS {name}" for name, sql in (texts | numbers).items())
         odd = " ".join(f"WHEN {numbers[c]} IS NULL AND {raw[c]} IS NOT NULL THEN '{c} ' || {raw[c]}" for c in NUMBERS)
-        self._run(
-            f"CREATE TEMP TABLE staged_behaviors AS SELECT {selected}, row_number() OVER () AS file_row, "
-            f"CASE {odd} END AS odd FROM {self.sql}"
+        self._run(f"CREATE TEMP TABLE staged_rows AS SELECT {selected}, CASE {odd} END AS odd FROM {self.sql}")
+        self._hold_rows("staged_rows")
+        # rows go in in the file's order: their number is there already, and a window that counts them takes one core alone
+        self.connection.execute(
+            "CREATE TEMP VIEW staged_behaviors AS SELECT * EXCLUDE (odd), rowid + 1 AS file_row FROM staged_rows"
         )
-        self._hold_rows("staged_behaviors")
         found = self.connection.execute(
-            "SELECT count(odd), min_by(odd, file_row), min(file_row) FILTER (odd IS NOT NULL), count(position), count(*) "
-            "FROM staged_behaviors"
+            "SELECT count(odd), min_by(odd, rowid), min(rowid + 1) FILTER (odd IS NOT NULL), count(position), count(*) "
+            "FROM staged_rows"
         ).fetchall()[0]
         if found[0]:
             name, _, value = found[1].partition(" ")
@@ -168,7 +169,6 @@ class Table:
             raise BadInput(
                 f"{self.path} has {found[4] - found[3]:,} rows without a position; give one to every row or to none"
             )
-        self.connection.execute("ALTER TABLE staged_behaviors DROP COLUMN odd")
         return bool(found[3])
 
     def _hold_rows(self, table: str) -> None:

@@ -7,32 +7,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 
+from assets.contract import KEYS
 from assets.sources.base import Source, Staged
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = [
-    "BEHAVIOR_FRAME",
-    "ITEM_TEXTS",
-    "IngestReport",
-    "append",
-    "append_behaviors",
-    "append_items",
-    "known_items",
-    "note",
-    "staged_frames",
-]
+__all__ = ["ITEM_TEXTS", "IngestReport", "append", "append_items", "append_new", "find_new", "note"]
 
 ITEM_TEXTS = ("title", "description", "categories", "image")
-# pandas cannot tell NaN from no value, so the frame says which it is
-BEHAVIOR_FRAME = "user_id, item_id, event, value, timestamp, position, coalesce(isfinite(value), true) AS finite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,29 +62,21 @@ class IngestReport:
         return f"{self.catalogue}: {', '.join(parts)} in {self.seconds:.1f} s (batch {self.batch_id})"
 
 
-def staged_frames(connection: duckdb.DuckDBPyConnection) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(items, behaviors) as staged, in the shape the data contract takes."""
-    columns = {"staged_items": f"item_id, {', '.join(ITEM_TEXTS)}", "staged_behaviors": BEHAVIOR_FRAME}
-    # through Arrow: five times faster for text than DuckDB's own conversion
-    frames = [connection.execute(f"SELECT {c} FROM {t}").to_arrow_table().to_pandas() for t, c in columns.items()]
-    return frames[0], frames[1]
-
-
-def known_items(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """Ids of the items that are in the warehouse before the ingest."""
-    return [row[0] for row in connection.execute("SELECT item_id FROM items").fetchall()]
-
-
 def _count(connection: duckdb.DuckDBPyConnection, statement: str) -> int:
     return int(connection.execute(statement).fetchall()[0][0])
 
 
-def append(connection: duckdb.DuckDBPyConnection, source: Source, staged: Staged, digest: str) -> dict[str, int]:
-    """Append what is new among the staged rows and note the ingest; returns counts named as in `IngestReport`."""
+def append(
+    connection: duckdb.DuckDBPyConnection, source: Source, staged: Staged, digest: str, *, land: Callable[[], None]
+) -> dict[str, int]:
+    """Append what is new among the staged rows and note the ingest; returns counts named as in `IngestReport`.
+
+    land: called once the view `new_behaviors` is there and before any of it is appended.
+    """
     batch = digest[:16]
-    counts = append_items(connection, batch) | append_behaviors(
-        connection, batch, positions_given=staged.positions_given
-    )
+    counts = append_items(connection, batch) | find_new(connection, positions_given=staged.positions_given)
+    land()
+    append_new(connection, batch, positions_given=staged.positions_given)
     note(connection, source, digest, counts)
     return counts
 
@@ -133,59 +111,60 @@ def append_items(connection: duckdb.DuckDBPyConnection, batch: str) -> dict[str,
     return {"items_new": _count(connection, "SELECT count(*) FROM items") - before, "items_changed": count}
 
 
-def append_behaviors(connection: duckdb.DuckDBPyConnection, batch: str, *, positions_given: bool) -> dict[str, int]:
-    keys = ["user_id", "item_id", "event", "timestamp", *(["position"] if positions_given else [])]
-    rows, distinct, first, last = connection.execute(
-        f"SELECT count(*), count(DISTINCT hash({', '.join(keys)})), min(timestamp), max(timestamp) FROM staged_behaviors"
+def find_new(connection: duckdb.DuckDBPyConnection, *, positions_given: bool) -> dict[str, int]:
+    """Make the temporary view `new_behaviors` of the staged ones that are new; returns counts named as in `IngestReport`.
+
+    Those that repeat an earlier one of the same source stand in the temporary table `repeats` (`assets.contract.note_repeats`).
+    """
+    keys = [key for key in KEYS if positions_given or key != "position"]
+    staged, first, last = connection.execute(
+        "SELECT count(*), coalesce(min(timestamp), 0), coalesce(max(timestamp), 0) FROM staged_behaviors"
     ).fetchall()[0]
-    # as many hashes as rows, so no row repeats another: then the rows need not be put side by side
-    connection.execute(
-        "CREATE OR REPLACE TEMP TABLE repeats AS SELECT file_row FROM staged_behaviors "
-        + (
-            f"QUALIFY row_number() OVER (PARTITION BY {', '.join(keys)} ORDER BY file_row) > 1"
-            if distinct < rows
-            else "LIMIT 0"
-        )
-    )
     same = " AND ".join(f"b.{key} = s.{key}" for key in keys)
-    span = f"b.timestamp BETWEEN {first or 0} AND {last or 0}"
-    overlap = _count(connection, f"SELECT count(*) FROM (SELECT 1 FROM behaviors AS b WHERE {span} LIMIT 1)")
     connection.execute(
-        "CREATE OR REPLACE TEMP TABLE new_behaviors AS SELECT * FROM staged_behaviors AS s "
-        + ("ANTI JOIN repeats USING (file_row) " if distinct < rows else "")
-        + (f"WHERE NOT EXISTS (SELECT 1 FROM behaviors AS b WHERE {span} AND {same})" if overlap else "")
+        "CREATE OR REPLACE TEMP TABLE known AS SELECT s.file_row FROM staged_behaviors AS s SEMI JOIN "
+        f"(SELECT * FROM behaviors WHERE timestamp BETWEEN {first} AND {last}) AS b ON {same}"
     )
-    position, joins = "s.position", ""
-    if not positions_given:
-        position, joins = _positions(connection, first or 0)
-    connection.execute(
-        "INSERT INTO behaviors SELECT s.user_id, s.item_id, s.event, s.value, s.timestamp, "
-        f"CAST({position} AS INTEGER), ? FROM new_behaviors AS s {joins} ORDER BY s.file_row",
-        [batch],
+    repeated, dropped = (
+        _count(connection, f"SELECT count(*) FROM ({rows})")
+        for rows in ("FROM repeats", "SELECT repeated FROM repeats UNION SELECT file_row FROM known")
     )
-    staged, repeated, new = (
-        _count(connection, f"SELECT count(*) FROM {t}") for t in ("staged_behaviors", "repeats", "new_behaviors")
-    )
-    return {"behaviors_new": new, "behaviors_known": staged - repeated - new, "behaviors_repeated": repeated}
+    gone = "WHERE file_row NOT IN (SELECT repeated FROM repeats UNION SELECT file_row FROM known)" if dropped else ""
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW new_behaviors AS SELECT * FROM staged_behaviors {gone}")
+    return {"behaviors_new": staged - dropped, "behaviors_known": dropped - repeated, "behaviors_repeated": repeated}
 
 
-def _positions(connection: duckdb.DuckDBPyConnection, first: int) -> tuple[str, str]:
-    """SQL of the position of each row s of `new_behaviors`, none of which is older than `first`, and of the joins it takes."""
+def append_new(connection: duckdb.DuckDBPyConnection, batch: str, *, positions_given: bool) -> None:
+    """Append `new_behaviors`."""
+    for part, position, joins in [("new_behaviors", "s.position", "")] if positions_given else _positions(connection):
+        connection.execute(
+            "INSERT INTO behaviors SELECT s.user_id, s.item_id, s.event, s.value, s.timestamp, "
+            f"CAST({position} AS INTEGER), ? FROM {part} AS s {joins}",
+            [batch],
+        )
+
+
+def _positions(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str, str]]:
+    """Parts of `new_behaviors`: SQL of the rows s, of their position, and of the joins it takes."""
+    first = _count(connection, "SELECT coalesce(min(timestamp), 0) FROM new_behaviors")
     users = "user_id IN (SELECT user_id FROM new_behaviors)"
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE ends AS SELECT user_id, max(position) AS last FROM behaviors WHERE {users} GROUP BY user_id"
+        "CREATE OR REPLACE TEMP TABLE ends AS SELECT user_id, max(position) AS last, max(timestamp) AS newest "
+        f"FROM behaviors WHERE {users} GROUP BY user_id"
+    )
+    newest = "LEFT JOIN ends AS e ON s.user_id = e.user_id"
+    place = "coalesce(e.last, -1) + row_number() OVER (PARTITION BY s.user_id ORDER BY s.timestamp, s.file_row)"
+    if not connection.execute(f"SELECT 1 FROM ends WHERE newest > {first} LIMIT 1").fetchall():
+        return [("new_behaviors", place, newest)]  # nothing is later than what comes in: the place among the newest
+    # the few that come late: the first later behavior's position; the others, as if those had not come
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE late AS SELECT s.* FROM new_behaviors AS s JOIN ends AS e "
+        "ON s.user_id = e.user_id AND s.timestamp < e.newest"
     )
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE times AS SELECT user_id, timestamp, min(position) AS position FROM behaviors "
-        f"WHERE timestamp > {first} AND {users} GROUP BY user_id, timestamp"
+        f"WHERE timestamp > {first} AND user_id IN (SELECT user_id FROM late) GROUP BY user_id, timestamp"
     )
-    ends, order = "LEFT JOIN ends AS e ON s.user_id = e.user_id", "ORDER BY s.timestamp, s.file_row"
-    if not _count(
-        connection, "SELECT count(*) FROM times"
-    ):  # nothing is later than what comes in: the place among the newest
-        return f"coalesce(e.last, -1) + row_number() OVER (PARTITION BY s.user_id {order})", ends
-    # the first later behavior's position, or the place among the user's newest
-    return (
-        f"coalesce(t.position, coalesce(e.last, -1) + row_number() OVER (PARTITION BY s.user_id, t.position IS NULL {order}))",
-        f"ASOF LEFT JOIN times AS t ON s.user_id = t.user_id AND s.timestamp < t.timestamp {ends}",
-    )
+    later = "ASOF JOIN times AS t ON s.user_id = t.user_id AND s.timestamp < t.timestamp"
+    others = "(SELECT * FROM new_behaviors WHERE file_row NOT IN (SELECT file_row FROM late))"
+    return [("late", "t.position", later), (others, place, newest)]

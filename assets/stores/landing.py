@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ __all__ = ["DAY", "Batch", "LandedSource", "Landing"]
 
 DAY = "strftime(make_timestamp(timestamp * 1000000), '%Y-%m-%d')"
 """SQL of a behavior's day."""
+EPOCH = date(1970, 1, 1)
+COLUMNS = "user_id, item_id, event, value, timestamp, position, file_row"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,7 @@ class Batch:
     """One batch as it landed."""
 
     path: Path
-    """Its folder: `items.parquet`, `behaviors.parquet` (with the column `day`) and the manifest."""
+    """Its folder: `items.parquet`, `behaviors.parquet` and the manifest."""
     number: int
     """1 for the first."""
     digest: str
@@ -51,35 +54,50 @@ class Landing:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def keep(self, connection: duckdb.DuckDBPyConnection, source: Source, digest: str, staged: Staged) -> Batch:
-        """Publish what `append` took from the source, on its connection and before the commit; a source lands once.
+    def keep(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        source: Source,
+        digest: str,
+        staged: Staged,
+        *,
+        check: Callable[[], None],
+    ) -> Batch:
+        """Publish what `append` takes from the source, on its connection and before the commit; a source lands once.
 
-        Rows that the warehouse had already land no second time, so that a grown export costs what is new in it.
+        Rows that the warehouse had already land no second time, so that a grown export costs what is new in it. check: called
+        before the batch is published; what it raises leaves nothing.
         """
         batches = self.batches()
         known = next((each for each in batches if each.source["digest"] == digest), None)
         if known is not None:
+            check()
             return known
         number = batches[-1].number + 1 if batches else 1
 
         def build(folder: Path) -> dict[str, Any]:
+            spans = connection.execute(
+                "SELECT timestamp // 86400 AS day, count(*), min(file_row), max(file_row) FROM new_behaviors GROUP BY day ORDER BY day"
+            ).fetchall()
+            # a log written as it happened lies in the order of its days already
+            ordered = all(earlier[3] < later[2] for earlier, later in pairwise(spans))
+            by_day = "" if ordered else "ORDER BY timestamp // 86400, file_row"
             for table, query in (
                 ("items", f"SELECT * EXCLUDE (batch_id) FROM items WHERE batch_id = '{digest[:16]}' ORDER BY item_id"),
-                ("behaviors", f"SELECT *, {DAY} AS day FROM new_behaviors ORDER BY day, file_row"),
+                ("behaviors", f"SELECT {COLUMNS} FROM new_behaviors {by_day}"),
             ):
                 connection.execute(
-                    f"COPY ({query}) TO '{_quoted(folder / table)}.parquet' (FORMAT parquet, COMPRESSION zstd)"
+                    f"COPY ({query}) TO '{_quoted(folder / table)}.parquet' "
+                    "(FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, COMPRESSION_LEVEL 1)"
                 )
-            days = connection.execute(
-                f"SELECT {DAY} AS day, count(*) FROM new_behaviors GROUP BY day ORDER BY day"
-            ).fetchall()
+            check()
             told = {"name": source.name, "simulated": source.simulated, "location": source.location, "digest": digest}
             return {
                 "number": number,
                 "source": told,
                 "positions_given": staged.positions_given,
                 "images_missing": staged.images_missing,
-                "days": dict(days),
+                "days": {str(EPOCH + timedelta(days=day)): count for day, count, *_ in spans},
             }
 
         path = self.root / f"{number:06d}-{digest[:16]}"
@@ -148,10 +166,15 @@ class LandedSource(Source):
         )
         connection.execute(f"CREATE OR REPLACE TEMP TABLE staged_items AS SELECT * FROM {items}")
         connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE staged_behaviors AS SELECT * EXCLUDE (day) FROM {behaviors} WHERE day BETWEEN ? AND ?",
-            [self.first, self.last],
+            f"CREATE OR REPLACE TEMP TABLE staged_behaviors AS SELECT {COLUMNS} FROM {behaviors} "
+            "WHERE timestamp // 86400 BETWEEN ? AND ?",
+            [_days_since_1970(self.first or "0001-01-01"), _days_since_1970(self.last)],
         )
         return Staged(positions_given=self.batch.positions_given, images_missing=self.batch.images_missing)
+
+
+def _days_since_1970(day: str) -> int:
+    return (date.fromisoformat(day) - EPOCH).days
 
 
 def _quoted(path: Path) -> str:

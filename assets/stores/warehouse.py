@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,15 +28,13 @@ from assets.sources.base import Source
 from assets.sources.neutral import LogSource
 from assets.stores.duck import DuckFile
 from assets.stores.ingest import (
-    BEHAVIOR_FRAME,
     ITEM_TEXTS,
     IngestReport,
     append,
-    append_behaviors,
     append_items,
-    known_items,
+    append_new,
+    find_new,
     note,
-    staged_frames,
 )
 from assets.stores.landing import DAY, LandedSource, Landing
 from model.errors import Corrupt, NotReady, Refused
@@ -100,15 +99,30 @@ CREATE TABLE IF NOT EXISTS ingests(batch_id VARCHAR NOT NULL, source VARCHAR NOT
             if connection.execute(known, [digest]).fetchall():
                 return self._report(source, digest, unchanged=True)
             staged = source.stage(connection)
-            summary = contract.validate(*staged_frames(connection), known_ids=known_items(connection))
-            counts = append(connection, source, staged, digest)
-            self.landing.keep(connection, source, digest, staged)
+            facts = contract.facts(
+                connection, items="staged_items", behaviors="staged_behaviors", row="file_row", known="items"
+            )
+            held: list[dict[str, Any]] = []
+
+            def sound(summary: dict[str, Any]) -> None:
+                contract.demand(connection, summary, behaviors="staged_behaviors", row="file_row")
+                held.append(summary)
+
+            def land() -> None:
+                with ThreadPoolExecutor(
+                    1
+                ) as beside:  # while behaviors are being written, and before they are published
+                    judged = beside.submit(contract.judge, facts, "behaviors")
+                    self.landing.keep(connection, source, digest, staged, check=lambda: sound(judged.result()))
+
+            sound(contract.judge(facts, "items"))
+            counts = append(connection, source, staged, digest, land=land)
         return self._report(
             source,
             digest,
             unchanged=False,
             images_missing=staged.images_missing,
-            contract=summary,
+            contract=contract.joined(held),
             seconds=time.monotonic() - started,
             **counts,
         )
@@ -131,7 +145,9 @@ CREATE TABLE IF NOT EXISTS ingests(batch_id VARCHAR NOT NULL, source VARCHAR NOT
                 if batch.days and not any(first <= day <= last for day in batch.days):
                     continue
                 staged = source.stage(connection)
-                found = append_behaviors(connection, source.digest()[:16], positions_given=staged.positions_given)
+                contract.note_repeats(connection, "staged_behaviors", "file_row")
+                found = find_new(connection, positions_given=staged.positions_given)
+                append_new(connection, source.digest()[:16], positions_given=staged.positions_given)
                 for name in counts:
                     counts[name] += found[name]
                 if source.whole and source.digest() not in noted:
@@ -211,11 +227,11 @@ CREATE TABLE IF NOT EXISTS ingests(batch_id VARCHAR NOT NULL, source VARCHAR NOT
         with self.connect() as connection:
             return connection.execute(f"SELECT item_id, {', '.join(ITEM_TEXTS)} FROM items ORDER BY item_id").df()
 
-    def behaviors_frame(self) -> pd.DataFrame:
-        """All behaviors, without order: user_id, item_id, event, value, timestamp, position, and whether value is finite."""
+    def held_to_contract(self) -> dict[str, Any]:
+        """What the data contract says of all that is stored (`assets.contract.judge`)."""
         self.catalogue()
         with self.connect() as connection:
-            return connection.execute(f"SELECT {BEHAVIOR_FRAME} FROM behaviors").to_arrow_table().to_pandas()
+            return contract.check(connection, items="items", behaviors="behaviors")
 
     def histories(self) -> tuple[Histories, np.ndarray, np.ndarray]:
         """(histories of all users, (U,) their ids as <U text, (B,) int32 day of each behavior since 1970, UTC).

@@ -58,7 +58,8 @@ def test_what_came_in_lies_there_by_day(warehouse: Warehouse) -> None:
     assert str(warehouse.landing.first_day()) == DAYS[0]
     assert list(warehouse.landing.days()) == [DAYS[0], DAYS[1], DAYS[3]]
     assert warehouse.days() == {DAYS[0]: 2, DAYS[1]: 3, DAYS[3]: 1}
-    assert pq.read_table(second.path / "behaviors.parquet").column("day").to_pylist() == [DAYS[0], DAYS[1], DAYS[3]]
+    times = pq.read_table(second.path / "behaviors.parquet").column("timestamp").to_pylist()
+    assert [(time - START) // DAY_S for time in times] == [0, 1, 3]
 
 
 def test_a_refused_batch_does_not_land(warehouse: Warehouse, tmp_path: Path) -> None:
