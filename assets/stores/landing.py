@@ -77,7 +77,8 @@ class Landing:
 
         def build(folder: Path) -> dict[str, Any]:
             spans = connection.execute(
-                "SELECT timestamp // 86400 AS day, count(*), min(file_row), max(file_row) FROM new_behaviors GROUP BY day ORDER BY day"
+                "SELECT timestamp // 86400 AS day, count(*), min(file_row), max(file_row) FROM new_behaviors "
+                "GROUP BY day ORDER BY day"
             ).fetchall()
             # a log written as it happened lies in the order of its days already
             ordered = all(earlier[3] < later[2] for earlier, later in pairwise(spans))
