@@ -1,6 +1,6 @@
 """What Great Expectations holds a bundle's own bytes to: its catalogue, its logs and its tree, as a service would read them.
 
-The warehouse is held to `assets.contract` before anything is made of it; this is about what came out, for exactly one digest.
+The warehouse is held to `assets.stores.contract` before anything is made of it; this is about what came out, for one digest.
 """
 
 from __future__ import annotations

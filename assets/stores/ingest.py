@@ -13,8 +13,8 @@ from typing import Any
 
 import duckdb
 
-from assets.contract import KEYS
 from assets.sources.base import Source, Staged
+from assets.stores.contract import KEYS
 
 __all__ = ["ITEM_TEXTS", "IngestReport", "append", "append_items", "append_new", "find_new", "note"]
 
@@ -44,7 +44,7 @@ class IngestReport:
     images_missing: int = 0
     """Items whose picture is named but not there."""
     contract: dict[str, Any] = field(default_factory=dict)
-    """`assets.contract.check`'s summary."""
+    """`assets.stores.contract.check`'s summary."""
     seconds: float = 0.0
 
     def sentence(self) -> str:
@@ -114,7 +114,7 @@ def append_items(connection: duckdb.DuckDBPyConnection, batch: str) -> dict[str,
 def find_new(connection: duckdb.DuckDBPyConnection, *, positions_given: bool) -> dict[str, int]:
     """Make the temporary view `new_behaviors` of the staged ones that are new; returns counts named as in `IngestReport`.
 
-    Those that repeat an earlier one of the same source stand in the temporary table `repeats` (`assets.contract.note_repeats`).
+    Those that repeat an earlier one of the same source stand in the table `repeats` (`assets.stores.contract.note_repeats`).
     """
     keys = [key for key in KEYS if positions_given or key != "position"]
     staged, first, last = connection.execute(
@@ -146,6 +146,9 @@ def append_new(connection: duckdb.DuckDBPyConnection, batch: str, *, positions_g
 
 def _positions(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str, str]]:
     """Parts of `new_behaviors`: SQL of the rows s, of their position, and of the joins it takes."""
+    place = "row_number() OVER (PARTITION BY s.user_id ORDER BY s.timestamp, s.file_row)"
+    if not connection.execute("SELECT 1 FROM behaviors LIMIT 1").fetchall():
+        return [("new_behaviors", f"{place} - 1", "")]
     first = _count(connection, "SELECT coalesce(min(timestamp), 0) FROM new_behaviors")
     users = "user_id IN (SELECT user_id FROM new_behaviors)"
     connection.execute(
@@ -153,7 +156,7 @@ def _positions(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str, st
         f"FROM behaviors WHERE {users} GROUP BY user_id"
     )
     newest = "LEFT JOIN ends AS e ON s.user_id = e.user_id"
-    place = "coalesce(e.last, -1) + row_number() OVER (PARTITION BY s.user_id ORDER BY s.timestamp, s.file_row)"
+    place = f"coalesce(e.last, -1) + {place}"
     if not connection.execute(f"SELECT 1 FROM ends WHERE newest > {first} LIMIT 1").fetchall():
         return [("new_behaviors", place, newest)]  # nothing is later than what comes in: the place among the newest
     # the few that come late: the first later behavior's position; the others, as if those had not come

@@ -21,11 +21,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import duckdb
 import numpy as np
 
-from assets import contract
-from assets.sources.base import Source
+from assets.sources.base import Source, Staged
 from assets.sources.neutral import LogSource
+from assets.stores import contract
 from assets.stores.duck import DuckFile
 from assets.stores.ingest import (
     ITEM_TEXTS,
@@ -37,7 +38,7 @@ from assets.stores.ingest import (
     note,
 )
 from assets.stores.landing import DAY, LandedSource, Landing
-from model.errors import Corrupt, NotReady, Refused
+from model.errors import BadInput, Corrupt, NotReady, Refused
 from model.files import digest_json
 from model.histories import Histories
 
@@ -99,33 +100,49 @@ CREATE TABLE IF NOT EXISTS ingests(batch_id VARCHAR NOT NULL, source VARCHAR NOT
             if connection.execute(known, [digest]).fetchall():
                 return self._report(source, digest, unchanged=True)
             staged = source.stage(connection)
-            facts = contract.facts(
-                connection, items="staged_items", behaviors="staged_behaviors", row="file_row", known="items"
-            )
-            held: list[dict[str, Any]] = []
-
-            def sound(summary: dict[str, Any]) -> None:
-                contract.demand(connection, summary, behaviors="staged_behaviors", row="file_row")
-                held.append(summary)
-
-            def land() -> None:
-                with ThreadPoolExecutor(
-                    1
-                ) as beside:  # while behaviors are being written, and before they are published
-                    judged = beside.submit(contract.judge, facts, "behaviors")
-                    self.landing.keep(connection, source, digest, staged, check=lambda: sound(judged.result()))
-
-            sound(contract.judge(facts, "items"))
-            counts = append(connection, source, staged, digest, land=land)
+            try:
+                summary, counts = self._take(connection, source, staged, digest)
+            except duckdb.Error as error:
+                self._hold_unchanged(source, digest, error)
+                raise
         return self._report(
             source,
             digest,
             unchanged=False,
             images_missing=staged.images_missing,
-            contract=contract.joined(held),
+            contract=summary,
             seconds=time.monotonic() - started,
             **counts,
         )
+
+    def _take(
+        self, connection: duckdb.DuckDBPyConnection, source: Source, staged: Staged, digest: str
+    ) -> tuple[dict[str, Any], dict[str, int]]:
+        """Hold what is staged to the contract, let it land, append it; (what the contract says, counts as in `IngestReport`)."""
+        tables = {"items": "staged_items", "behaviors": "staged_behaviors", "row": "file_row"}
+        facts, held = contract.facts(connection, **tables, known="items"), []
+
+        def sound(summary: dict[str, Any]) -> None:
+            contract.demand(connection, summary, behaviors=tables["behaviors"], row=tables["row"])
+            self._hold_unchanged(source, digest)
+            held.append(summary)
+
+        def land() -> None:
+            with ThreadPoolExecutor(1) as beside:  # while the batch is being written; it is published if it is sound
+                judged = beside.submit(contract.judge, facts, "behaviors")
+                self.landing.keep(connection, source, digest, staged, check=lambda: sound(judged.result()))
+
+        sound(contract.judge(facts, "items"))
+        counts = append(connection, source, staged, digest, land=land)
+        self._hold_unchanged(source, digest)
+        return contract.joined(held), counts
+
+    @staticmethod
+    def _hold_unchanged(source: Source, digest: str, error: Exception | None = None) -> None:
+        """A file is read more than once: what came first and what came last must be of one export."""
+        if source.digest() != digest:
+            told = f"{source.location} was changed while it was read; nothing was ingested, try again"
+            raise BadInput(told) from error
 
     def load(self, *, first: str = "", last: str = "9999-12-31") -> dict[str, int]:
         """Bring in what has landed of the days from `first` to `last` (ISO) and is not there; {"behaviors_new", "behaviors_known"}.
@@ -228,7 +245,7 @@ CREATE TABLE IF NOT EXISTS ingests(batch_id VARCHAR NOT NULL, source VARCHAR NOT
             return connection.execute(f"SELECT item_id, {', '.join(ITEM_TEXTS)} FROM items ORDER BY item_id").df()
 
     def held_to_contract(self) -> dict[str, Any]:
-        """What the data contract says of all that is stored (`assets.contract.judge`)."""
+        """What the data contract says of all that is stored (`assets.stores.contract.judge`)."""
         self.catalogue()
         with self.connect() as connection:
             return contract.check(connection, items="items", behaviors="behaviors")

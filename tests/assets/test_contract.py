@@ -7,7 +7,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from assets import contract
+from assets.stores import contract
 from model.errors import BadInput
 
 Columns = dict[str, list]

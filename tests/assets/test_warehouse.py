@@ -12,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from assets.contract import note_repeats
 from assets.sources import Source, Staged, detect
 from assets.sources.demo import DemoSource
+from assets.stores import contract
+from assets.stores.contract import note_repeats
 from assets.stores.ingest import append
 from assets.stores.warehouse import Warehouse
 from model.errors import BadInput, Corrupt, NotReady, Refused
@@ -337,3 +338,25 @@ def test_movielens_small_is_ingested_from_grouplens_csv(warehouse: Warehouse) ->
     items = warehouse.items_frame().set_index("item_id")
     assert items.loc["11", "title"] == "American President, The (1995)"
     assert items.loc["11", "categories"] == "Comedy, Drama, Romance"
+
+
+@pytest.mark.parametrize("table_then", ["items", "behaviors"])
+@pytest.mark.parametrize("name", ["items", "behaviors"])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    warehouse: Warehouse, tmp_path: Path, name: str, table_then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of two exports would stand under the digest of one."""
+    folder, real = write(tmp_path / "shop"), contract.judge
+
+    def exported_again(facts: object, judged: str) -> dict:
+        if judged != table_then:
+            return real(facts, judged)
+        table = pq.read_table(folder / f"{name}.parquet")
+        pq.write_table(table.slice(0, 1), folder / f"{name}.parquet")
+        return real(facts, judged)
+
+    monkeypatch.setattr(contract, "judge", exported_again)
+    with pytest.raises(BadInput, match="was changed while it was read"):
+        warehouse.ingest(detect(folder))
+    assert warehouse.counts() == EMPTY
+    assert not warehouse.landing.batches()

@@ -39,7 +39,7 @@ def test_killed_in_the_middle_leaves_the_old_state(warehouse: Warehouse, tmp_pat
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
-from assets import contract
+from assets.stores import contract
 from assets.sources import detect
 from assets.stores import warehouse
 contract.library = lambda: None  # what is validated is not what this is about, and importing takes seconds
