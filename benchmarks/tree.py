@@ -1,6 +1,6 @@
 """Growing the tree, and putting new items into it, against the way that published TDM code grows its own.
 
-- The peer splits one node after another: scikit-learn's KMeans with two clusters, then the half nearest the first centre goes left;
+- The peer splits one node after another: scikit-learn's KMeans(n_clusters=2), then the half nearest the first centre goes left;
   subtrees are divided among as many processes as there are cores, after the first levels. Same vectors, same sizes of halves.
 - Quality is told by two figures that do not know who grew the tree: the mean distance of leaves to the centre of their node on a
   level, and the share of an item's ten nearest that lie under the same node there.
@@ -100,7 +100,7 @@ def _grow(vectors: NDArray[np.float32], items: NDArray[np.int64], levels: int) -
         return [items]
     part = vectors[items]
     if len(items) > 2:
-        found = KMeans(n_clusters=2, n_init=1, max_iter=12, random_state=0).fit(part)
+        found = KMeans(n_clusters=2, random_state=0).fit(part)
         gap = ((part - found.cluster_centers_[0]) ** 2).sum(1) - ((part - found.cluster_centers_[1]) ** 2).sum(1)
         items = items[np.argsort(gap, kind="stable")]
     half = (len(items) + 1) // 2

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.search_peers import session
+from benchmarks.beam_peers import session
 
 __all__ = ["floor_ms", "operations", "speed"]
 

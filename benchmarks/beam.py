@@ -1,9 +1,9 @@
 """Searching the tree against scoring every item, and against dot products: time, memory, and what is found.
 
 - Every way answers the same users with the best 100 items that they have not seen, through `recommend` as the service calls it, on
-  the same model in ONNX Runtime with two threads. `benchmarks.search_peers` says how the peers are built and what is not equal.
+  the same model in ONNX Runtime with two threads. `benchmarks.beam_peers` says how the peers are built and what is not equal.
 - Recall is the share of the 100 best by the full score of every item that is among the 100 answered, for the users whom every item
-  is scored for, with histories read as by the search that is compared (`benchmarks.search_prepare`).
+  is scored for, with histories read as by the search that is compared (`benchmarks.beam_prepare`).
 - A row is timed request by request, one user after another or all 64 at once, for so many requests or so many seconds.
 - Peak memory is that of a process that does nothing else, re-scored rows on top of those of the same index that are not.
 - A flat scan of dot products answers a poorer question; where it is faster than the tree the row says so.
@@ -27,10 +27,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measured import ROOT, apart, at_most, peak_mib, write
-from benchmarks.search_floor import floor_ms, speed
-from benchmarks.search_peers import INDICES, DotProduct, Everything, dot_products
-from benchmarks.search_prepare import (
+from benchmarks.beam_floor import floor_ms, speed
+from benchmarks.beam_peers import INDICES, DotProduct, Everything, dot_products
+from benchmarks.beam_prepare import (
     BATCH,
     BEAM,
     BRANCHINGS,
@@ -45,6 +44,7 @@ from benchmarks.search_prepare import (
     prepare,
     progress,
 )
+from benchmarks.measured import ROOT, apart, at_most, peak_mib, write
 from model.files import read_json, write_npz
 from model.onnx_search import OnnxSearch
 from model.retriever import Retriever
@@ -162,7 +162,7 @@ def machine(folder: Path) -> Row:
 def one(step: str, folder: Path, **options: Any) -> Any:
     """A step in a process of its own."""
     started = time.perf_counter()
-    result = apart("search", "--one", json.dumps({"step": step, "folder": str(folder), "options": options}))["result"]
+    result = apart("beam", "--one", json.dumps({"step": step, "folder": str(folder), "options": options}))["result"]
     progress(f"{step} {options}: {time.perf_counter() - started:.0f} s")
     return result
 
@@ -284,7 +284,7 @@ def main() -> None:
         for folder in prepared(models, Path(name), chosen.home):
             rows += rows_of(folder)
             shutil.rmtree(folder)
-    write("search", compared(rows, found), targets(rows))
+    write("beam", compared(rows, found), targets(rows))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks import search, search_models, search_peers, search_prepare
+from benchmarks import beam as search
+from benchmarks import beam_models, beam_peers, beam_prepare
 from model.index_tree import check_tree
 
 ITEMS = 150
@@ -18,12 +19,12 @@ ITEMS = 150
 def shrink(patched: pytest.MonkeyPatch) -> None:
     """Sizes that take seconds."""
     for name, value in {"BATCH": 6, "BEAM": 40, "K": 10, "LENGTH": 30, "LENGTHS": (5, 30)}.items():
-        for module in (search, search_prepare):
+        for module in (search, beam_prepare):
             patched.setattr(module, name, value)
     patched.setattr(search, "REQUESTS", 8)
     patched.setattr(search, "SECONDS", 60)
-    patched.setattr(search_peers, "SHORTLIST", 30)
-    patched.setattr(search_models, "WIDTHS", {"d": 64, "heads": 2, "layers": 1, "window": 20})
+    patched.setattr(beam_peers, "SHORTLIST", 30)
+    patched.setattr(beam_models, "WIDTHS", {"d": 64, "heads": 2, "layers": 1, "window": 20})
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("tiny")
 def test_every_way_answers_the_same_users_and_is_compared_with_every_item(folder: Path) -> None:
     reference = search.everything(folder)
-    users = search_prepare.Users(folder)
+    users = beam_prepare.Users(folder)
     assert [(row["history"], row["recall"]) for row in reference] == [(5, 1.0), (30, 1.0)]
     rows = search.searched(folder, beam=40, tables="float32")
     for kind in search.INDICES:
@@ -76,23 +77,23 @@ def test_the_peers_are_the_model_that_the_tree_searches(folder: Path) -> None:
     from model.exhaustive import Exhaustive
     from model.files import read_npz
 
-    made = search_models.synthetic(ITEMS, length=30, count=6)
-    histories = search_prepare.Users(folder).histories(30)
+    made = beam_models.synthetic(ITEMS, length=30, count=6)
+    histories = beam_prepare.Users(folder).histories(30)
     for one, other in zip(made.histories, histories, strict=True):
         np.testing.assert_array_equal(one, other)
     full = Exhaustive(made.model, made.tree, beam=40).recommend(histories, 10)
-    found = search_peers.Everything(folder, ITEMS, threads=1).recommend(histories, 10)
+    found = beam_peers.Everything(folder, ITEMS, threads=1).recommend(histories, 10)
     np.testing.assert_array_equal(found[0], full[0])
-    search_prepare._references(BeamSearch(made.model, made.tree, beam=40), users := search_prepare.Users(folder))
+    beam_prepare._references(BeamSearch(made.model, made.tree, beam=40), users := beam_prepare.Users(folder))
     np.testing.assert_array_equal(read_npz(users.reference(30, 40))["items"], full[0])
     np.testing.assert_allclose(found[1], full[1], atol=1e-4)
     dense = Exhaustive(made.model, made.tree, beam=40, lifelong=False).recommend(histories, 10)
-    flat = search_peers.DotProduct(folder, ITEMS, kind="flat", rescored=False, threads=1).recommend(histories, 10)
+    flat = beam_peers.DotProduct(folder, ITEMS, kind="flat", rescored=False, threads=1).recommend(histories, 10)
     np.testing.assert_array_equal(flat[0], dense[0])
     np.testing.assert_allclose(flat[1], dense[1], atol=1e-4)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(search_peers, "SHORTLIST", ITEMS)
-        whole = search_peers.DotProduct(folder, ITEMS, kind="flat", rescored=True, threads=1).recommend(histories, 10)
+        patched.setattr(beam_peers, "SHORTLIST", ITEMS)
+        whole = beam_peers.DotProduct(folder, ITEMS, kind="flat", rescored=True, threads=1).recommend(histories, 10)
     np.testing.assert_array_equal(whole[0], full[0], err_msg="a shortlist of everything leaves nothing out")
 
 
@@ -100,7 +101,7 @@ def test_the_peers_are_the_model_that_the_tree_searches(folder: Path) -> None:
 def test_a_nodes_embedding_is_the_mean_of_its_leaves_and_the_tree_is_one(branching: int) -> None:
     import torch
 
-    made = search_models.synthetic(70, branching=branching, length=50, count=3)
+    made = beam_models.synthetic(70, branching=branching, length=50, count=3)
     assert check_tree(made.tree)["passed"]
     with torch.no_grad():
         tables = made.model.tables()
@@ -118,7 +119,7 @@ def test_nodes_scored_are_those_of_a_real_search() -> None:
 
     from model.beam_search import BeamSearch
 
-    made = search_models.synthetic(128, length=20, count=2)
+    made = beam_models.synthetic(128, length=20, count=2)
     model, tree = made.model, made.tree
     counted: list[int] = []
     scored = model.score
@@ -128,14 +129,14 @@ def test_nodes_scored_are_those_of_a_real_search() -> None:
         counted.clear()
         with torch.no_grad():
             BeamSearch(model, tree, beam=beam).search(history, history)
-        assert search_prepare._scored(tree.level_offsets, tree.branching, beam) == sum(counted)
+        assert beam_prepare._scored(tree.level_offsets, tree.branching, beam) == sum(counted)
 
 
 def test_recall_and_growth_have_known_answers() -> None:
     best: NDArray[Any] = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
-    assert search_prepare.recall(best, {0: np.array([4, 3, 9, 9]), 5: np.array([0])}) == 0.5
-    assert search_prepare.recall(best, {0: best[0], 1: np.array([9, 9, 9, 8])}) == pytest.approx(0.625)
-    assert search_prepare.recall(best, {7: best[0]}) is None
+    assert beam_prepare.recall(best, {0: np.array([4, 3, 9, 9]), 5: np.array([0])}) == 0.5
+    assert beam_prepare.recall(best, {0: best[0], 1: np.array([9, 9, 9, 8])}) == pytest.approx(0.625)
+    assert beam_prepare.recall(best, {7: best[0]}) is None
     exponent, _ = search.growth([10, 100, 1000], [5.0, 50.0, 500.0])
     assert exponent == pytest.approx(1)
     exponent, doubling = search.growth([2**10, 2**12, 2**20], [13.0, 15.0, 23.0])

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.search_floor import operations
-from benchmarks.search_peers import export_peers, vectors, write_indices
+from benchmarks.beam_floor import operations
+from benchmarks.beam_peers import export_peers, vectors, write_indices
 from model.files import read_json, read_npz, write_json, write_npz
 from model.histories import Histories
 
@@ -57,16 +57,16 @@ def prepare(
     """Make the model and export all graphs of it; {} where there is no such model. tables: kept so for the beam `BEAM`."""
     import torch
 
-    from benchmarks import search_models
+    from benchmarks import beam_models
     from model.beam_search import BeamSearch
     from model.onnx_export import export_search
 
     torch.set_num_threads(1)
     started = time.perf_counter()
     made = (
-        search_models.movielens(Path(home), count=BATCH)
+        beam_models.movielens(Path(home), count=BATCH)
         if data == TRAINED
-        else search_models.synthetic(items, branching=branching, length=LENGTHS[-1], count=BATCH)
+        else beam_models.synthetic(items, branching=branching, length=LENGTHS[-1], count=BATCH)
     )
     if made is None:
         return {}
