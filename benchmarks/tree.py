@@ -4,7 +4,9 @@
   subtrees are divided among as many processes as there are cores, after the first levels. Same vectors, same sizes of halves.
 - Quality is told by two figures that do not know who grew the tree: the mean distance of leaves to the centre of their node on a
   level, and the share of an item's ten nearest that lie under the same node there.
-- The peer takes minutes at 100,000 items and is not run on a million.
+- Ours by default seeks longer than the peer and keeps more neighbours together. `quick` is ours with one power step and two rounds:
+  still no worse than the peer by either figure, which is asserted, so the speed of both is compared there, at equal quality.
+- The peer takes a minute at 100,000 items and is not run on a million.
 
 Every size runs in a process of its own, for its peak memory.
 """
@@ -12,6 +14,7 @@ Every size runs in a process of its own, for its peak memory.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -71,8 +74,8 @@ def nodes_of(n: int, levels: int) -> NDArray[np.int64]:
     return np.searchsorted(starts, np.arange(n), side="right") - 1
 
 
-def ours(n: int) -> dict[str, Any]:
-    """Grow, and insert into what has room; seconds, memory, quality."""
+def ours(n: int, **options: int) -> dict[str, Any]:
+    """Grow, and insert into what has room; seconds, memory, quality. options: of `TreeConfig`."""
     from model.extension import free_places
     from model.index_tree import TreeConfig, build_tree, check_tree, insert_items
 
@@ -80,9 +83,15 @@ def ours(n: int) -> dict[str, Any]:
     build_tree(vectors[:1000], TreeConfig())  # imports are no part of it
     before = peak_mib()
     started = time.perf_counter()
-    tree = build_tree(vectors, TreeConfig())
+    tree = build_tree(vectors, TreeConfig(**options))
     seconds, peak = time.perf_counter() - started, peak_mib()
-    row: dict[str, Any] = {"tree": "MISS", "items": n, "seconds": seconds, "peak MiB": peak, "of it vectors": before}
+    row: dict[str, Any] = {
+        "tree": "MISS, quick" if options else "MISS",
+        "items": n,
+        "seconds": seconds,
+        "peak MiB": peak,
+        "of it vectors": before,
+    }
     new = clustered(min(NEW, free_places(tree)), seed=9)
     started = time.perf_counter()
     larger = insert_items(tree, new)
@@ -132,6 +141,9 @@ def peer(n: int) -> dict[str, Any]:
     return row | quality(vectors, path, depth)
 
 
+SIDES = {"MISS": ours, "quick": functools.partial(ours, power_steps=1, max_rounds=2), "peer": peer}
+
+
 def main() -> None:
     """Every size in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,24 +151,27 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.one:
         who, n = chosen.one.split(":")
-        print(json.dumps({"MISS": ours, "peer": peer}[who](int(n))))
+        print(json.dumps(SIDES[who](int(n))))
         return
     rows = []
-    for who, n in [*(("MISS", n) for n in SIZES), *(("peer", n) for n in PEER_SIZES)]:
+    for who, n in [*(("MISS", n) for n in SIZES), *((who, n) for who in ("quick", "peer") for n in PEER_SIZES)]:
         print(f"{who}, {n:,} items", file=sys.stderr)
         rows.append(apart("tree", "--one", f"{who}:{n}"))
     of = {(row["tree"], row["items"]): row for row in rows}
-    small, large = of["MISS", 100_000], of["MISS", 1_000_000]
+    for row in rows:
+        if (peers := of.get(("KMeans, node by node", row["items"]))) is not None and row is not peers:
+            row["times the peer's speed"] = peers["seconds"] / row["seconds"]
+    quick, large = of["MISS, quick", 100_000], of["MISS", 1_000_000]
     against = of["KMeans, node by node", 100_000]
+    kept = min(quick[f"neighbours, {up} up"] / against[f"neighbours, {up} up"] for up in LEVELS_UP)
+    far = max(quick[f"distance, {up} up"] / against[f"distance, {up} up"] for up in LEVELS_UP)
     write(
         "tree",
         rows,
         [
-            at_least("times faster than the peer, 100,000 items", against["seconds"] / small["seconds"], 50),
-            at_least(
-                "neighbours kept against the peer's, 7 up", small["neighbours, 7 up"] / against["neighbours, 7 up"], 1.0
-            ),
-            at_most("distance against the peer's, 7 up", small["distance, 7 up"] / against["distance, 7 up"], 1.0),
+            at_least("times faster than the peer at equal quality, 100,000 items", quick["times the peer's speed"], 50),
+            at_least("neighbours kept there against the peer's, the worse of two levels", kept, 1.0),
+            at_most("distance there against the peer's, the worse of two levels", far, 1.0),
             at_most("seconds, 1,000,000 items", large["seconds"], 30),
             at_most("peak MiB, 1,000,000 items", large["peak MiB"], 2048),
             at_most("seconds to insert 1,000 items into 1,000,000", large["insertion seconds"], 1),
