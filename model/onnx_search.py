@@ -40,6 +40,12 @@ class OnnxSearch(Retriever):
             raise Corrupt(f"{graph} is not a graph that ONNX Runtime can load; run `miss materialize` again") from error
         self.n_items, self.beam = n_items, min(beam, n_items)
 
+    def check_k(self, k: int) -> None:
+        """Raise BadInput unless a search can find k items."""
+        check_k(k, self.n_items)
+        if k > self.beam:
+            raise BadInput(f"k = {k} is beyond this index's beam: a search finds at most {self.beam} items")
+
     def run(
         self, history: NDArray[np.int64], excluded: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
@@ -57,9 +63,7 @@ class OnnxSearch(Retriever):
         exclude: Sequence[NDArray[np.integer]] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """See `Retriever.recommend`; BadInput also for k beyond the beam, which bounds what a search can find."""
-        check_k(k, self.n_items)
-        if k > self.beam:
-            raise BadInput(f"k = {k} is beyond this index's beam: a search finds at most {self.beam} items")
+        self.check_k(k)
         out_items = np.full((len(histories), k), -1, dtype=np.int64)
         out_scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
         gone = histories if exclude is None else exclude

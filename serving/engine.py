@@ -4,36 +4,29 @@
 - `recommend` speaks item indices (the contract of `model.retriever`), everything below it speaks ids.
 - What a user has seen is never recommended. Who has not been seen is offered what is popular, and told so.
 
-Not covered: picking up a newer bundle (start another engine), batching of concurrent requests.
+Not covered: picking up a newer bundle (`serving.live`), batching of concurrent requests (`serving.batching`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import BadInput, Corrupt, NotReady
-from model.files import read_npz, verify_dir
+from model.files import read_json, read_npz, verify_dir
 from model.golden import check_golden
 from model.onnx_search import OnnxSearch
 from model.retriever import check_k
+from serving.catalogue import Catalogue, Recommended
 from serving.histories import HISTORIES, StoredHistories
 
 __all__ = ["Engine", "Recommended"]
 
-GRAPH, ITEMS, POPULARITY = "retrieval.onnx", "items.npz", "popularity.npz"
-
-
-class Recommended(TypedDict):
-    """One recommended item."""
-
-    item_id: str
-    title: str
-    score: float
+GRAPH, ITEMS, POPULARITY, EVALUATION = "retrieval.onnx", "items.npz", "popularity.npz", "evaluation.json"
 
 
 class Engine(OnnxSearch):
@@ -67,8 +60,11 @@ class Engine(OnnxSearch):
             )
         super().__init__(folder / GRAPH, n_items=len(self.item_id), beam=beam, threads=threads)
         self.counts: NDArray[np.int64] = counts
-        self._by_popularity = np.lexsort((np.arange(self.n_items), -counts))
-        self._index = {str(item): index for index, item in enumerate(self.item_id)}
+        self.catalogue = Catalogue(
+            item_id=self.item_id, title=self.title, categories=self.categories, counts=self.counts
+        )
+        # read now: the folder may be gone while the engine still answers
+        self.evaluation: dict[str, Any] = read_json(folder / EVALUATION) if (folder / EVALUATION).exists() else {}
         stored = folder / HISTORIES
         self.histories = StoredHistories.load(stored, n_items=self.n_items) if stored.exists() else None
 
@@ -121,41 +117,38 @@ class Engine(OnnxSearch):
 
     def recommend_user(self, user: str, k: int, *, exclude_ids: Sequence[str] = ()) -> list[Recommended] | None:
         """The same after the history that the bundle holds of `user`; None where it holds none."""
-        history = self.histories.lookup(user) if self.histories is not None else None
-        return None if history is None else self._answer(history.astype(np.int64), k, exclude_ids)
+        history = self.stored(user)
+        return None if history is None else self._answer(history, k, exclude_ids)
 
-    def popular_items(self, k: int, *, exclude_ids: Sequence[str] = ()) -> list[Recommended]:
+    def popular_items(
+        self, k: int, *, exclude_ids: Sequence[str] = (), categories: Sequence[str] = ()
+    ) -> list[Recommended]:
         """The k items with most behaviors, which are their scores: what to offer a user nothing is known of.
 
         Raises as `recommend_ids` does.
         """
         check_k(k, self.n_items)
-        left = self._by_popularity[~np.isin(self._by_popularity, self.to_indices(exclude_ids))][:k]
-        return self._named(left, self.counts[left])
+        order = self.catalogue.by_popularity
+        left = order[~np.isin(order, self.excluded(exclude_ids, categories))][:k]
+        return self.catalogue.named(left, self.counts[left])
+
+    def stored(self, user: str) -> NDArray[np.int64] | None:
+        """Item indices of a known user, oldest first; None where the bundle does not hold them."""
+        history = self.histories.lookup(user) if self.histories is not None else None
+        return None if history is None else history.astype(np.int64)
+
+    def excluded(self, item_ids: Sequence[str], categories: Sequence[str]) -> NDArray[np.int64]:
+        """Indices of items, and of all that have none of `categories` where any is named; raises as `recommend_ids` does."""
+        return np.concatenate([self.to_indices(item_ids), self.catalogue.outside(categories)])
 
     def to_indices(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
         """(n,) int64 indices of ids; BadInput naming those the catalogue does not have."""
-        unknown = list(dict.fromkeys(item for item in item_ids if item not in self._index))
-        if unknown:
-            told = ", ".join(repr(item) for item in unknown[:5]) + (
-                f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-            )
-            raise BadInput(
-                f"the promoted model does not know item {told}; leave it out, or ingest it and run `miss materialize`"
-            )
-        return np.array([self._index[item] for item in item_ids], dtype=np.int64)
+        return self.catalogue.to_indices(item_ids)
 
     def _answer(self, history: NDArray[np.int64], k: int, exclude_ids: Sequence[str]) -> list[Recommended]:
         gone = np.concatenate([history, self.to_indices(exclude_ids)])
         items, scores = self.recommend([history], k, exclude=[gone])
-        found = items[0] >= 0
-        return self._named(items[0][found], scores[0][found])
-
-    def _named(self, items: NDArray[np.int64], scores: NDArray[Any]) -> list[Recommended]:
-        return [
-            Recommended(item_id=str(self.item_id[item]), title=str(self.title[item]), score=float(score))
-            for item, score in zip(items, scores, strict=True)
-        ]
+        return self.catalogue.named(items[0], scores[0])
 
     # -- the gate ------------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,11 @@ class StoredHistories:
         row = bisect_left(self.user_id, user)
         return self.histories[row] if row < len(self) and self.user_id[row] == user else None
 
+    def beginning(self, start: str, limit: int) -> list[str]:
+        """At most `limit` users whose id begins with `start`, in the order of their ids."""
+        first = bisect_left(self.user_id, start)
+        return [user for each in self.user_id[first : first + limit] if (user := str(each)).startswith(start)]
+
     def examples(self, count: int = 3) -> list[str]:
         """Some known users, for messages."""
         return [str(user) for user in self.user_id[:count]]

@@ -18,6 +18,10 @@ from model.onnx_search import OnnxSearch
 N_ITEMS, BEAM, N_USERS = 60, 20, 12
 ITEM_IDS = np.array(sorted([*(f"item-{i:02d}" for i in range(N_ITEMS - 2)), "it's a café ☕", 'odd "one"']))
 USER_IDS = np.array(sorted([*(f"user-{u:02d}" for u in range(N_USERS - 1)), "zoë o'neil"]))
+CATEGORIES = [
+    ", ".join(["odd" if i % 2 else "even", *(["third"] if i % 3 == 0 else []), *(["fifth"] if i % 5 == 0 else [])])
+    for i in range(N_ITEMS)
+]
 RECALLS = ("recall@10", "recall@20", "recall@50", "recall@100", "recall@200")
 
 
@@ -69,7 +73,7 @@ def publish(target: Path, *, note: str = "", golden: bool = True) -> Path:
             shutil.copy(file, folder)
         users = histories()
         titles = np.array([f"Title of {item}" for item in ITEM_IDS])
-        categories = np.array(["odd, even"] * N_ITEMS)
+        categories = np.array(CATEGORIES)
         write_npz(folder / "items.npz", {"item_id": ITEM_IDS, "title": titles, "categories": categories})
         items = np.concatenate(users)
         write_npz(folder / "popularity.npz", {"counts": np.bincount(items, minlength=N_ITEMS).astype(np.int64)})

@@ -1,0 +1,1 @@
+"""The endpoints, a router a file; `serving.app` puts them together."""

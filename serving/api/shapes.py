@@ -1,0 +1,56 @@
+"""Parts of requests and answers that several endpoints share.
+
+- Types are made from the limits, so that OpenAPI says the bounds that hold. Modules that use them do without postponed annotations:
+  FastAPI must see the types themselves.
+
+Not covered: checks that need the catalogue; those are the engine's.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import Path
+from pydantic import BaseModel, Field
+
+from serving.guard import documented
+from serving.limits import Limits
+
+__all__ = ["ERRORS", "Failure", "Id", "Item", "ItemPath", "Named", "count", "ids"]
+
+Id = Annotated[str, Field(min_length=1, max_length=1024)]
+ItemPath = Annotated[str, Path(min_length=1, max_length=1024, description="item id, percent-encoded")]
+
+
+def ids(limits: Limits, what: str) -> Any:
+    """The type of a list of ids."""
+    return Annotated[list[Id], Field(max_length=limits.history, description=what)]
+
+
+def count(limits: Limits, what: str = "how many items") -> Any:
+    """The type of k."""
+    return Annotated[int, Field(ge=1, le=limits.k, description=what)]
+
+
+class Named(BaseModel):
+    """An item, named."""
+
+    item_id: str
+    title: str
+    categories: list[str]
+
+
+class Item(Named):
+    """An item of an answer; its score orders the items of one answer and says nothing across answers."""
+
+    score: float
+
+
+class Failure(BaseModel):
+    """What went wrong, and the way out."""
+
+    detail: str
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: told | {"model": Failure} for status, told in documented(401, 413, 422, 503, 504).items()
+}
+"""What any endpoint may answer beside its own."""

@@ -1,0 +1,43 @@
+"""What the service refuses, in one place: sizes, lengths, and how long and how many may wait.
+
+- Each is an option of the setting `serving`: `MISS_SERVING__QUEUE=500`.
+
+Not covered: limits for each caller; a proxy in front keeps those.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from model.errors import BadInput
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds of one service."""
+
+    body_bytes: int = 1 << 20
+    """Largest body of a request; 413 beyond."""
+    batch: int = 64
+    """Most users in one request, and most requests in one call of the graph; 422 beyond."""
+    k: int = 1000
+    """Most items in one answer; 422 beyond. An index finds no more than its beam, whatever this says."""
+    history: int = 20_000
+    """Longest history, and longest list of items to exclude; 422 beyond."""
+    queue: int = 256
+    """Most users waiting for the graph; 503 beyond."""
+    wait_ms: float = 2.0
+    """How long a request waits for others to share a call of the graph, where the graph is idle."""
+    timeout_s: float = 10.0
+    """From the first byte of a request to the first of its answer; 504 beyond."""
+
+    def __post_init__(self) -> None:
+        """Raises BadInput for what would refuse everything."""
+        for field in fields(self):
+            value, least = getattr(self, field.name), 0 if field.name == "wait_ms" else 1e-3
+            if not least <= value < float("inf"):
+                raise BadInput(f"serving.{field.name} = {value} must be a number above 0; leave it out for the default")
+        if self.queue < self.batch:
+            raise BadInput(f"serving.queue = {self.queue} must hold a batch of serving.batch = {self.batch}")
