@@ -60,6 +60,10 @@ class Settings(BaseSettings):
         default="leave-one-out", description="how people's runs split; what the schedule starts is always temporal"
     )
     temporal: dict[str, Any] = Field(default_factory=dict, description="options of model.histories.TemporalConfig")
+    serving: dict[str, Any] = Field(default_factory=dict, description="options of serving.limits.Limits")
+    service_token: SecretStr = Field(
+        default=SecretStr(""), description="what callers of the service must send; open to all who reach it where empty"
+    )
     require_two_people: bool = Field(default=False, description="whoever trained a version cannot promote it")
     auto_promote: bool = Field(default=False, description="promote what passes the gate, without a reviewer")
     auto_extend: bool = Field(

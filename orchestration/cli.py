@@ -158,7 +158,7 @@ def history(as_json: Json = False) -> None:
     release.history(as_json=as_json)
 
 
-@app.command(help="Serve the champion over HTTP: /health and /recommend.")
+@app.command(help="Serve the champion over HTTP: /v1, /v2, /health, /metrics.")
 def serve(host: Host = "127.0.0.1", port: Annotated[int, _port("--port", "the service")] = 8000) -> None:
     from orchestration.commands import up
 

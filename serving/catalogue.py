@@ -25,7 +25,6 @@ class Recommended(TypedDict):
 
     item_id: str
     title: str
-    categories: list[str]
     score: float
 
 
@@ -95,7 +94,6 @@ class Catalogue:
             Recommended(
                 item_id=str(self.item_id[item]),
                 title=str(self.title[item]),
-                categories=self.categories(item),
                 score=float(score),
             )
             for item, score in zip(items.tolist(), scores, strict=True)

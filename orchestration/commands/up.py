@@ -34,11 +34,17 @@ START_WAIT_S, STOP_WAIT_S, POLL_S, FOLLOW_S = 120.0, 8.0, 0.5, 5.0
 
 def serve(host: str, port: int) -> None:
     """Serve the champion until interrupted."""
-    from serving.app import run
+    from model.configure import configure
+    from serving.app import create_app, run
+    from serving.limits import Limits
+    from serving.live import Live
 
-    engine = champion_engine(settings())
+    home = settings()
+    limits = configure(Limits, home.serving, where="serving")
+    engine = champion_engine(home)
+    app = create_app(Live(engine), limits=limits, token=home.service_token.get_secret_value(), name=home.model_name)
     say(f"version {engine.version} (bundle {engine.digest[:16]}) on http://{host}:{port}, Ctrl-C stops it")
-    run(engine, host=host, port=port)
+    run(app, host=host, port=port)
 
 
 class Children:

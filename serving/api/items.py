@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Path, Query
 from pydantic import BaseModel
 
-from serving.api.shapes import ERRORS, Failure, ItemPath, Named
+from serving.api.shapes import ERRORS, Failure, ItemPath, Named, named
 from serving.guard import documented
 from serving.service import Service
 
@@ -53,13 +53,6 @@ def router(service: Service) -> APIRouter:
     limits = service.limits
     api = APIRouter(tags=["items"], responses=ERRORS)
     missing = {404: documented(404)[404] | {"model": Failure}}
-
-    def named(catalogue, index: int) -> Named:
-        return Named(
-            item_id=str(catalogue.item_id[index]),
-            title=str(catalogue.title[index]),
-            categories=catalogue.categories(index),
-        )
 
     # not async: a title is looked for in all of them, which is no work for the thread that answers everybody
     @api.get("/v1/items")

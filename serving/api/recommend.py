@@ -11,7 +11,7 @@ Not covered: several users in one request; the Open Inference Protocol takes tho
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.api.shapes import ERRORS, Id, Item, count, ids
+from serving.api.shapes import ERRORS, Id, Item, count, ids, scored
 from serving.service import Asked, Service
 
 __all__ = ["Recommendations", "router"]
@@ -58,7 +58,7 @@ def router(service: Service) -> APIRouter:
             model_version=engine.version,
             user=wanted.user,
             popular=found.popular,
-            items=[Item(**each) for each in found.items],
+            items=scored(engine.catalogue, found.items),
         )
 
     return api

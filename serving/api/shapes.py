@@ -6,15 +6,17 @@
 Not covered: checks that need the catalogue; those are the engine's.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import Path
 from pydantic import BaseModel, Field
 
+from serving.catalogue import Catalogue, Recommended
 from serving.guard import documented
 from serving.limits import Limits
 
-__all__ = ["ERRORS", "Failure", "Id", "Item", "ItemPath", "Named", "count", "ids"]
+__all__ = ["ERRORS", "Failure", "Id", "Item", "ItemPath", "Named", "count", "ids", "named", "scored"]
 
 Id = Annotated[str, Field(min_length=1, max_length=1024)]
 ItemPath = Annotated[str, Path(min_length=1, max_length=1024, description="item id, percent-encoded")]
@@ -42,6 +44,22 @@ class Item(Named):
     """An item of an answer; its score orders the items of one answer and says nothing across answers."""
 
     score: float
+
+
+def named(catalogue: Catalogue, index: int) -> Named:
+    """One item by its index."""
+    return Named(
+        item_id=str(catalogue.item_id[index]),
+        title=str(catalogue.title[index]),
+        categories=catalogue.categories(index),
+    )
+
+
+def scored(catalogue: Catalogue, found: Sequence[Recommended]) -> list[Item]:
+    """Recommended items with what the catalogue says of them."""
+    return [
+        Item(**each, categories=catalogue.categories(int(catalogue.to_indices([each["item_id"]])[0]))) for each in found
+    ]
 
 
 class Failure(BaseModel):

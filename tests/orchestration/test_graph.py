@@ -237,13 +237,18 @@ def test_the_service_answers_over_http(home: Path) -> None:
         try:
             for _ in range(240):
                 try:
-                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as reply:
-                        assert json.load(reply)["status"] == "ok"
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=2) as reply:
+                        assert json.load(reply)["status"] == "ready"
                     break
                 except OSError:
                     assert process.poll() is None, process.communicate()[1][-2000:]
                     time.sleep(0.25)
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/recommend?user=user%203&k=4", timeout=10) as reply:
+            wanted = urllib.request.Request(
+                f"http://127.0.0.1:{port}/v1/recommend",
+                data=json.dumps({"user": "user 3", "k": 4}).encode(),
+                headers={"content-type": "application/json"},
+            )
+            with urllib.request.urlopen(wanted, timeout=10) as reply:
                 answer = json.load(reply)
         finally:
             process.send_signal(signal.SIGINT)

@@ -169,13 +169,19 @@ def test_a_service_needs_mlflow_and_nothing_else_and_moves_nothing(
     (tmp_path / "elsewhere").mkdir()
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore", "-m", "orchestration.cli", "serve", "--port", str(port)]
-    health = f"http://127.0.0.1:{port}/health"
+    service = f"http://127.0.0.1:{port}"
+    health = f"{service}/health/ready"
     log = tmp_path / "service.log"
     with process(command, log, ready=lambda: answers(health), env=environment, cwd=tmp_path / "elsewhere"):
-        with urllib.request.urlopen(health) as found:
+        with urllib.request.urlopen(f"{service}/v1/model") as found:
             told = json.load(found)
-        assert (told["version"], told["digest"]) == (first, pipeline.registry.version(first).digest)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/recommend?user=user-03&k=3") as found:
+        assert (told["model_version"], told["digest"]) == (first, pipeline.registry.version(first).digest)
+        wanted = urllib.request.Request(
+            f"{service}/v1/recommend",
+            data=b'{"user": "user-03", "k": 3}',
+            headers={"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(wanted) as found:
             assert len(json.load(found)["items"]) == 3
     assert not (empty_home / "books.duckdb").exists(), "a machine that serves keeps no ledger"
     # somebody moves the alias to a version that failed: what was promoted is served, and nothing is moved from here

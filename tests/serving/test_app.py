@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,11 @@ def ids(answer: dict) -> list[str]:
     return [each["item_id"] for each in answer["items"]]
 
 
+def categories_of(item: Any) -> dict[str, list[str]]:
+    """What the service adds to an engine's item."""
+    return {"categories": CATEGORIES[ITEM_IDS.tolist().index(item["item_id"])].split(", ")}
+
+
 def test_health_and_model_say_which_bundle_answers(client: TestClient, engine: Engine) -> None:
     """A probe and a reviewer must see which bytes serve, with the figures they were promoted for."""
     assert client.get("/health/live").json() == {"status": "live", "model_version": None}
@@ -66,11 +72,13 @@ def test_a_known_user(client: TestClient, engine: Engine, user: str) -> None:
     """A known user gets what the search finds, named."""
     told = client.post("/v1/recommend", json={"user": user, "k": 3})
     assert told.status_code == 200
+    found = engine.recommend_user(user, 3)
+    assert found is not None
     assert told.json() == {
         "model_version": "7",
         "user": user,
         "popular": False,
-        "items": [each | {"score": pytest.approx(each["score"], abs=1e-5)} for each in engine.recommend_user(user, 3)],
+        "items": [each | {"score": pytest.approx(each["score"], abs=1e-5)} | categories_of(each) for each in found],
     }
 
 
@@ -88,7 +96,7 @@ def test_a_stranger_is_offered_what_is_popular_and_told_so(client: TestClient, e
     """A page must not say "for you" over what everybody gets."""
     told = client.post("/v1/recommend", json={"user": "nobody", "k": 5}).json()
     assert told["popular"] is True
-    assert told["items"] == engine.popular_items(5)
+    assert told["items"] == [each | categories_of(each) for each in engine.popular_items(5)]
     some = client.post("/v1/recommend", json={"user": "nobody", "k": N_ITEMS // 3, "categories": ["third"]}).json()
     assert len(ids(some)) == min(N_ITEMS // 3, BEAM)
     assert all("third" in each["categories"] for each in some["items"])
