@@ -21,6 +21,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from model.errors import BadInput, MissError, NotReady
 from serving.api import inference, items, model, recommend
@@ -69,9 +70,10 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        max_body_size=limits.body_bytes,
     )
     app.state.service = service
+    # inside the guard, and not FastAPI's `max_body_size`, which lies outside and would answer in plain text
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=limits.body_bytes)
     app.add_middleware(Guard, limits=limits, metrics=service.metrics, token=token, unguarded=unguarded)
     for make in (*ROUTERS, *routers):
         app.include_router(make(service))

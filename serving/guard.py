@@ -2,7 +2,7 @@
 
 - Plain ASGI around the application; nothing is copied or held back, so answers may stream.
 - The token is compared in constant time. Health stays open: a probe has no token.
-- A body that says it is too large is refused before it is read; one that does not say is counted by FastAPI (`max_body_size`).
+- A body that says it is too large is refused before it is read; one that does not say is counted by Starlette.
 - The time runs from the first byte of a request to the first of its answer, the reading of its body included.
 
 Not covered: TLS, limits for each caller (put a proxy in front); who may do what: one token opens everything.
@@ -70,7 +70,7 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
-                if clock is not None:
+                if clock is not None and not clock.expired():
                     clock.reschedule(None)
             await send(message)
 
