@@ -104,6 +104,8 @@ def _tell_errors(app: FastAPI, limits: Limits) -> None:
     @app.exception_handler(HTTPException)
     def _elsewhere(request: Request, error: HTTPException) -> JSONResponse:
         path, detail = request.url.path, str(error.detail)
+        if error.status_code == 400:  # FastAPI's, for bytes that are no text; broken JSON is a 422 already
+            return failure(path, 422, "the body cannot be read; send JSON in UTF-8")
         if error.status_code == 413:
             detail = too_large(limits)
         elif error.status_code == 405 or detail == "Not Found":

@@ -17,7 +17,7 @@ from fastapi import APIRouter, Header, HTTPException, Request
 from pydantic import BaseModel
 
 from model.errors import BadInput
-from serving.api.tensors import Infer, InputTensor, attached, strings
+from serving.api.tensors import Infer, InputTensor, attached, schema, strings
 from serving.guard import documented
 from serving.service import Answered, Asked, Service
 
@@ -25,6 +25,7 @@ __all__ = ["router"]
 
 LOWEST = float(np.finfo(np.float32).min)
 FILLING = ("", "-1")
+HeaderLength = Annotated[str | None, Header(description="bytes of JSON in the body, where tensors follow as bytes")]
 
 
 class Failed(BaseModel):
@@ -106,7 +107,7 @@ def router(service: Service) -> APIRouter:
     failed = {"model": Failed}
     errors = {status: told | failed for status, told in documented(401, 404, 413, 422, 503, 504).items()}
     api = APIRouter(tags=["Open Inference Protocol"], responses=errors)
-    body = {"requestBody": {"required": True, "content": {"application/json": {"schema": Infer.model_json_schema()}}}}
+    body = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema()}}}}
 
     def serving(name: str, version: str | None):
         """The engine, if that is what is asked for."""
@@ -134,32 +135,50 @@ def router(service: Service) -> APIRouter:
         return ServerReady(ready=bool(service.live.engine.n_items))
 
     @api.get("/v2/models/{name}/versions/{version}")
+    async def described_version(name: str, version: str) -> Described:
+        """The tensors that the model takes and gives, if this version serves."""
+        return await described(name, version)
+
     @api.get("/v2/models/{name}")
-    async def described(name: str, version: str | None = None) -> Described:
+    async def described_model(name: str) -> Described:
         """The tensors that the model takes and gives."""
+        return await described(name, None)
+
+    async def described(name: str, version: str | None) -> Described:
         engine = serving(name, version)
         return Described(
             name=name, versions=[engine.version], platform="onnxruntime_onnx", inputs=INPUTS, outputs=OUTPUTS
         )
 
     @api.get("/v2/models/{name}/versions/{version}/ready")
-    @api.get("/v2/models/{name}/ready")
-    async def model_ready(name: str, version: str | None = None) -> ModelReady:
-        """Whether the model can be asked."""
+    async def version_ready(name: str, version: str) -> ModelReady:
+        """Whether this version can be asked."""
         serving(name, version)
         return ModelReady(name=name, ready=True)
 
+    @api.get("/v2/models/{name}/ready")
+    async def model_ready(name: str) -> ModelReady:
+        """Whether the model can be asked."""
+        serving(name, None)
+        return ModelReady(name=name, ready=True)
+
     @api.post("/v2/models/{name}/versions/{version}/infer", openapi_extra=body)
+    async def infer_version(
+        request: Request, name: str, version: str, inference_header_content_length: HeaderLength = None
+    ) -> Inferred:
+        """The best items of up to a batch of users, if this version serves."""
+        return await infer(request, name, version, inference_header_content_length)
+
     @api.post("/v2/models/{name}/infer", openapi_extra=body)
-    async def infer(
-        request: Request,
-        name: str,
-        version: str | None = None,
-        inference_header_content_length: Annotated[str | None, Header()] = None,
+    async def infer_model(
+        request: Request, name: str, inference_header_content_length: HeaderLength = None
     ) -> Inferred:
         """The best items of up to a batch of users."""
+        return await infer(request, name, None, inference_header_content_length)
+
+    async def infer(request: Request, name: str, version: str | None, header_length: str | None) -> Inferred:
         engine = serving(name, version)
-        wanted = attached(await request.body(), inference_header_content_length)
+        wanted = attached(await request.body(), header_length)
         names = {each.name for each in wanted.outputs} or {each.name for each in OUTPUTS}
         if unknown := names - {each.name for each in OUTPUTS}:
             raise BadInput(f"there is no output {min(unknown)!r:.80}; ask for items, scores or popular")
@@ -188,8 +207,10 @@ def questions(service: Service, wanted: Infer) -> list[Asked]:
     users = [row[0] if len(row) == 1 else None for row in rows.get("user", [[""]] * sizes.pop())]
     if None in users:
         raise BadInput("`user` has several columns; send one user a row")
-    histories = rows.get("history", [[]] * len(users))
-    told = [[item for item in row if item not in FILLING] for row in histories]
+    if "history" not in rows:
+        return [Asked(user=user or None, k=k) for user in users]
+    told = [[item for item in row if item not in FILLING] for row in rows["history"]]
+    # a row of filling beside a user is a history that was not given; without one it is the history of somebody new
     return [
         Asked(user=user or None, history=None if user and not history else history, k=k)
         for user, history in zip(users, told, strict=True)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from model.errors import BadInput
 
-__all__ = ["Infer", "InputTensor", "attached", "strings"]
+__all__ = ["Infer", "InputTensor", "attached", "schema", "strings"]
 
 DEPTH = 2
 
@@ -46,6 +46,23 @@ class Infer(BaseModel):
     parameters: dict[str, Any] = {}
     inputs: list[InputTensor]
     outputs: list[Wanted] = []
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a request, for OpenAPI, whose references go elsewhere than pydantic's: here there are none."""
+    told = Infer.model_json_schema()
+    parts = told.pop("$defs")
+
+    def inlined(value: Any) -> Any:
+        if isinstance(value, list):
+            return [inlined(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        if "$ref" in value:
+            return inlined(parts[value["$ref"].rpartition("/")[2]])
+        return {name: inlined(each) for name, each in value.items()}
+
+    return inlined(told)
 
 
 def attached(body: bytes, header_length: str | None) -> Infer:
