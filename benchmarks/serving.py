@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from benchmarks.measured import ROOT, at_least, at_most, write
 from model.files import publish_dir, read_npz, write_npz
 from model.histories import Histories
+from serving.limits import Limits
 
 RATE, SECONDS, WARM_UP, P99_MS, K = 100.0, 30.0, 200, 50.0, 10
 START_S = 60.0
@@ -147,13 +148,14 @@ def told(taken: NDArray[np.float64], statuses: Sequence[int], rate: float) -> Ro
 # -- both --------------------------------------------------------------------------------------------------------------
 
 
-def serve(bundle: str, port: int, threads: int) -> None:
+def serve(bundle: str, port: int, workers: int) -> None:
     """What `miss serve` does, without a registry."""
     from serving.app import create_app, run
     from serving.engine import Engine
     from serving.live import Live
 
-    run(create_app(Live(Engine(Path(bundle), version="bench", threads=threads))), port=port)
+    limits = Limits(workers=workers)
+    run(create_app(Live(Engine(Path(bundle), version="bench", threads=limits.threads)), limits=limits), port=port)
 
 
 def _python(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
@@ -171,13 +173,13 @@ def _metric(text: str, name: str) -> float:
     return float(found.group(1)) if found else 0.0
 
 
-def measure(bundle: Path, rate: float, seconds: float, threads: int) -> Row:
+def measure(bundle: Path, rate: float, seconds: float, workers: int) -> Row:
     """A row: a fresh service, asked at a rate."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    service = _python("serve", str(bundle), port, threads)
+    service = _python("serve", str(bundle), port, workers)
     try:
         until = time.monotonic() + START_S
         while True:
@@ -198,7 +200,11 @@ def measure(bundle: Path, rate: float, seconds: float, threads: int) -> Row:
         with urllib.request.urlopen(f"{address}/metrics", timeout=5) as answer:
             counters = answer.read().decode()
         calls = _metric(counters, "miss_batch_size_count")
-        row |= {"users a call": _metric(counters, "miss_batch_size_sum") / max(calls, 1), "cores": cores}
+        row |= {
+            "workers": workers,
+            "users a call": _metric(counters, "miss_batch_size_sum") / max(calls, 1),
+            "cores": cores,
+        }
         return row | {"service MiB": _metric(counters, "process_resident_memory_bytes") / 2**20}
     finally:
         service.terminate()
@@ -221,7 +227,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=ROOT / ".miss-bench", help="where that model is kept")
     parser.add_argument("--rates", default=f"{RATE / 2:g},{RATE:g},{RATE * 1.5:g}", help="a second, comma-separated")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each rate")
-    parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime; one a core by default")
+    parser.add_argument("--workers", type=int, default=Limits().workers, help="calls of the graph side by side")
     parser.add_argument("--try", dest="trial", action="store_true", help="print the rows, write nothing")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -236,7 +242,7 @@ def main() -> None:
             raise SystemExit(
                 f"there is no MovieLens-1M model under {chosen.home} (make quality trains it); give --bundle"
             )
-        rows = [measure(bundle, float(rate), chosen.seconds, chosen.threads) for rate in chosen.rates.split(",")]
+        rows = [measure(bundle, float(rate), chosen.seconds, chosen.workers) for rate in chosen.rates.split(",")]
     if chosen.trial:
         print(json.dumps(rows, indent=2))
     else:

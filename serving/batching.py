@@ -1,14 +1,14 @@
 """Micro-batching: requests that arrive together share a call of the graph, and each gets what it would have got alone.
 
-- One thread asks the graph. What arrives while it works waits, and is taken together; where it is idle, a request waits a few
-  milliseconds for company, counted from its own arrival.
+- As many threads as the limits say ask the graph. What arrives while they work waits; who is free takes its share of it. Where the
+  graph is idle, a request waits a few milliseconds for company, counted from its own arrival.
 - A call never mixes engines: what was asked of the old one is asked of it alone, also after a swap.
 - Lengths come in buckets of powers of two, histories and excluded items each; short ones go first and are answered before a long
   one starts, so it neither pads nor delays them within a batch.
 - Nobody waits without bound: a full queue refuses at once, and who has given up is not computed for.
-- The thread lets go of a batch before it waits again, so it keeps no engine alive.
+- A thread lets go of a batch before it waits again, so it keeps no engine alive.
 
-Not covered: priorities, several sessions side by side. A long history delays who arrives after it by its own search.
+Not covered: priorities. Where every thread has a long history, who arrives after them waits for one of those searches.
 """
 
 from __future__ import annotations
@@ -73,13 +73,14 @@ def buckets(questions: Sequence[Question]) -> list[list[int]]:
 
 
 class Batcher:
-    """One queue and the thread that empties it; the thread starts with the first question."""
+    """One queue and the threads that empty it; they start with the first question."""
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self._limits, self._metrics = limits, metrics
         self._queue: deque[_Waiting] = deque()
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._free = 0  # threads that take, or wait to
         self._closed = False
         metrics.waiting.set_function(lambda: len(self._queue))
 
@@ -95,23 +96,23 @@ class Batcher:
             if len(self._queue) + len(asked) > self._limits.queue:
                 raise Busy(f"{len(self._queue)} requests wait already, as many as may; ask again in a moment")
             self._queue.extend(asked)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="miss-batches", daemon=True)
-                self._thread.start()
-            self._changed.notify()
+            while len(self._threads) < self._limits.workers:
+                self._threads.append(threading.Thread(target=self._work, name="miss-batches", daemon=True))
+                self._threads[-1].start()
+            self._changed.notify_all()
         return [each.answer for each in asked]
 
     def close(self) -> None:
-        """Refuse what comes, and what still waits; returns when the thread has ended."""
+        """Refuse what comes, and what still waits; returns when the threads have ended."""
         with self._changed:
             self._closed = True
-            left, thread = list(self._queue), self._thread
+            left = list(self._queue)
             self._queue.clear()
-            self._changed.notify()
+            self._changed.notify_all()
         for each in left:
             if each.answer.set_running_or_notify_cancel():
                 each.answer.set_exception(Busy("the service is stopping; ask again in a moment"))
-        if thread is not None:
+        for thread in self._threads:
             thread.join()
 
     def _work(self) -> None:
@@ -121,19 +122,30 @@ class Batcher:
     def _take(self) -> list[_Waiting]:
         """What goes together next: the oldest, and who follows it with the same engine; empty when closed."""
         with self._changed:
-            while not self._queue and not self._closed:
-                self._changed.wait()
-            if self._closed:
-                return []
+            self._free += 1
+            try:
+                while not self._company():
+                    if self._closed:
+                        return []
+                share = min(-(-len(self._queue) // self._free), self._limits.batch)
+                taken = [self._queue.popleft()]
+                while len(taken) < share and self._queue[0].engine is taken[0].engine:
+                    taken.append(self._queue.popleft())
+                return taken
+            finally:
+                self._free -= 1
+
+    def _company(self) -> bool:
+        """Wait until something waits and has waited for company; False where another thread took it meanwhile, or on closing."""
+        while not self._queue and not self._closed:
+            self._changed.wait()
+        if self._queue:
             until = self._queue[0].since + self._limits.wait_ms / 1000
-            while len(self._queue) < self._limits.batch and not self._closed and (left := until - time.monotonic()) > 0:
-                self._changed.wait(left)
-            taken: list[_Waiting] = []
-            while self._queue and len(taken) < self._limits.batch:
-                if taken and self._queue[0].engine is not taken[0].engine:
+            while 0 < len(self._queue) < self._limits.batch and not self._closed:
+                if (left := until - time.monotonic()) <= 0:
                     break
-                taken.append(self._queue.popleft())
-            return taken
+                self._changed.wait(left)
+        return bool(self._queue) and not self._closed
 
     def _answer(self, taken: list[_Waiting]) -> bool:
         """Answer them all; False where there are none, which ends the thread."""

@@ -7,6 +7,7 @@ Not covered: limits for each caller; a proxy in front keeps those.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 
 from model.errors import BadInput
@@ -30,8 +31,16 @@ class Limits:
     """Most users waiting for the graph; 503 beyond."""
     wait_ms: float = 2.0
     """How long a request waits for others to share a call of the graph, where the graph is idle."""
+    workers: int = 2
+    """Calls of the graph side by side, each on its share of the cores: on two cores two calls on one thread each answer more than
+    one on two, whose threads mostly wait for each other."""
     timeout_s: float = 10.0
     """From the first byte of a request to the first of its answer; 504 beyond."""
+
+    @property
+    def threads(self) -> int:
+        """Of ONNX Runtime in each call: the cores, shared out."""
+        return max((os.cpu_count() or 1) // self.workers, 1)
 
     def __post_init__(self) -> None:
         """Raises BadInput for what would refuse everything."""
@@ -39,5 +48,7 @@ class Limits:
             value, least = getattr(self, field.name), 0 if field.name == "wait_ms" else 1e-3
             if not least <= value < float("inf"):
                 raise BadInput(f"serving.{field.name} = {value} must be a number above 0; leave it out for the default")
+        if self.workers < 1:
+            raise BadInput(f"serving.workers = {self.workers} must be at least 1")
         if self.queue < self.batch:
             raise BadInput(f"serving.queue = {self.queue} must hold a batch of serving.batch = {self.batch}")

@@ -131,12 +131,12 @@ def champion_bundle(home: Settings) -> tuple[ModelVersionInfo, Path]:
     return found, registry_of(home).download(found.version, home.root / "bundles" / found.digest[:16])
 
 
-def champion_engine(home: Settings) -> Engine:
-    """The promoted bundle, ready to answer; raises as `champion_bundle` does."""
+def champion_engine(home: Settings, *, threads: int = 0) -> Engine:
+    """The promoted bundle, ready to answer, each call on so many threads (0 is one per core); raises as `champion_bundle` does."""
     from serving.engine import Engine
 
     version, folder = champion_bundle(home)
-    return Engine(folder, version=version.version)
+    return Engine(folder, version=version.version, threads=threads)
 
 
 def project_file(name: str) -> Path:

@@ -41,7 +41,7 @@ def serve(host: str, port: int) -> None:
 
     home = settings()
     limits = configure(Limits, home.serving, where="serving")
-    engine = champion_engine(home)
+    engine = champion_engine(home, threads=limits.threads)
     app = create_app(Live(engine), limits=limits, token=home.service_token.get_secret_value(), name=home.model_name)
     say(f"version {engine.version} (bundle {engine.digest[:16]}) on http://{host}:{port}, Ctrl-C stops it")
     run(app, host=host, port=port)

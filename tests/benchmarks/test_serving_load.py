@@ -65,7 +65,7 @@ def test_a_bundle_under_a_little_load(tmp_path: Path) -> None:
     """The whole way: a service, a caller, a row."""
     bundle = publish(tmp_path / "bundle")
     assert {"history", "k"} == set(json.loads(bodies(bundle, 3)[0]))
-    row = measure(bundle, rate=100.0, seconds=1.0, threads=1)
+    row = measure(bundle, rate=100.0, seconds=1.0, workers=2)
     assert (row["requests"], row["answered"]) == (100, 1.0)
     assert row["users a call"] >= 1
     assert 0 < row["p50 ms"] <= row["p99 ms"] <= row["worst ms"]

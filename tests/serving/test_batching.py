@@ -48,7 +48,7 @@ class Held:
 
 @pytest.fixture
 def batcher() -> Iterator[Batcher]:
-    found = Batcher(Limits(queue=64, wait_ms=1.0), Metrics(Live()))
+    found = Batcher(Limits(queue=64, wait_ms=1.0, workers=1), Metrics(Live()))
     yield found
     found.close()
 
@@ -182,9 +182,33 @@ def test_an_idle_queue_keeps_no_engine(batcher: Batcher) -> None:
     assert gone() is None
 
 
+def test_two_threads_share_what_waits() -> None:
+    """Two cores answer two callers at a time, and neither waits behind a long history on the other core."""
+    batcher, slow, held = Batcher(Limits(workers=2, wait_ms=0.5), Metrics(Live())), Held(), Held()
+    (long,) = batcher.ask(slow, [question(np.zeros(900, np.int64))])  # type: ignore[arg-type]
+    assert slow.busy.wait(10)
+    for _ in range(50):
+        held.go.set()
+        (found,) = batcher.ask(held, [question([1])])  # type: ignore[arg-type]
+        assert found.result(10)
+    assert not long.done()
+    slow.go.set()
+    assert long.result(10)
+    held.go.clear()
+    held.calls.clear()
+    futures = batcher.ask(held, [question([1, 2])] * 10)  # type: ignore[arg-type]
+    until = time.monotonic() + 10
+    while len(held.calls) < 2 and time.monotonic() < until:
+        time.sleep(0.005)
+    assert sorted(map(len, held.calls)) == [5, 5]
+    held.go.set()
+    assert not wait(futures, 10).not_done
+    batcher.close()
+
+
 def test_closing_answers_everybody_and_ends_the_thread() -> None:
     """A service that stops leaves nobody hanging."""
-    batcher, held = Batcher(Limits(), Metrics(Live())), Held()
+    batcher, held = Batcher(Limits(workers=1), Metrics(Live())), Held()
     first = batcher.ask(held, [question([1])])  # type: ignore[arg-type]
     assert held.busy.wait(10)
     (waits,) = batcher.ask(held, [question([1])])  # type: ignore[arg-type]

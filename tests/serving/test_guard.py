@@ -117,7 +117,7 @@ def test_a_body_that_never_ends_is_given_up(engine: Engine) -> None:
 
 def test_a_crowd_gets_its_answers_or_a_refusal_and_the_service_recovers(slow: Slow) -> None:
     """Beyond the queue callers are told at once to come back; those in it are answered, and so is who comes later."""
-    limits = Limits(batch=4, queue=8, timeout_s=20)
+    limits = Limits(batch=4, queue=8, timeout_s=20, workers=1)
     with serving(create_app(Live(slow), limits=limits)) as address, ThreadPoolExecutor(30) as pool:
         url = f"{address}/v1/recommend"
         futures = [pool.submit(httpx.post, url, json={"user": "user-03", "k": 3}, timeout=20) for _ in range(30)]
@@ -232,7 +232,7 @@ def test_a_defect_is_a_500_in_one_sentence_and_counted(engine: Engine, monkeypat
 
 
 @pytest.mark.parametrize(
-    "given", [{"queue": 0}, {"timeout_s": -1.0}, {"k": 0}, {"queue": 3}, {"timeout_s": float("nan")}]
+    "given", [{"queue": 0}, {"timeout_s": -1.0}, {"k": 0}, {"queue": 3}, {"workers": 0}, {"timeout_s": float("nan")}]
 )
 def test_limits_that_would_refuse_everything_are_refused(given: dict[str, Any]) -> None:
     """A slip in a setting is told at the start, not by every answer."""
