@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
 from http_server import serving
 from tiny_bundle import ITEM_IDS, USER_IDS, histories
@@ -19,6 +21,7 @@ from serving.app import create_app
 from serving.engine import Engine
 from serving.limits import Limits
 from serving.live import Live
+from serving.service import Service
 
 BODY = 4096
 
@@ -94,6 +97,24 @@ def test_an_answer_that_takes_too_long_is_a_504_and_the_next_is_none(slow: Slow)
         slow.go.set()
         assert client.post("/v1/recommend", json={"user": "user-03"}).status_code == 200
         assert b'miss_requests_total{endpoint="/v1/recommend",method="POST",status="504"} 1.0' in metrics(client)
+
+
+def test_an_answer_that_has_begun_may_take_its_time(engine: Engine) -> None:
+    """A stream of events outlives the patience for its first byte; cut off, its reader would see half of it."""
+
+    async def events() -> AsyncIterator[bytes]:
+        yield b"first "
+        await asyncio.sleep(0.6)
+        yield b"last"
+
+    def streaming(_: Service) -> APIRouter:
+        api = APIRouter()
+        api.add_api_route("/stream", lambda: StreamingResponse(events()))
+        return api
+
+    app = create_app(Live(engine), limits=Limits(timeout_s=0.3), routers=[streaming])
+    with serving(app) as address:
+        assert httpx.get(f"{address}/stream").content == b"first last"
 
 
 INPUT = {"name": "user", "datatype": "BYTES", "shape": [1], "data": ["user-03"]}
