@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from model.errors import BadInput
 from model.transitions import TransitionConfig
 
-__all__ = ["MMGSU", "CoGSU", "LifelongConfig", "LifelongReading", "keep_relevant"]
+__all__ = ["MMGSU", "Attention", "CoGSU", "LifelongConfig", "LifelongReading", "keep_relevant"]
 
 _HIDDEN = -1e4
 _EDGE = 0.05
@@ -130,9 +130,22 @@ def _strength(found: _Found, total: Tensor, sharpness: float) -> Tensor:
     return torch.cat([lse, best, mean, found.any_.expand_as(mean)], dim=-1)
 
 
-def _attend(weight: Tensor, total: Tensor, values: Tensor) -> Tensor:
-    """(B, n, d) means of values (B, M, d) by weight (B, n, M) of sum `total` (B, n, 1); zeros where there is nothing."""
-    return (weight @ values) / total.clamp(min=1e-9)
+@dataclass(frozen=True)
+class Attention:
+    """How n nodes share their attention among the M behaviors a unit kept."""
+
+    weight: Tensor
+    """(B, n, M) not negative, 0 for what a node does not attend to."""
+    total: Tensor
+    """(B, n, 1) sum of the weights."""
+
+    def shares(self) -> Tensor:
+        """(B, n, M) the weights over their sum; all 0 where there is nothing."""
+        return self.weight / self.total.clamp(min=1e-9)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """(B, n, d) means of values (B, M, d) by these shares; zeros where there is nothing."""
+        return (self.weight @ values) / self.total.clamp(min=1e-9)
 
 
 def _tiers(similarity: Tensor, valid: Tensor, age: Tensor, thresholds: Tensor) -> Tensor:
@@ -170,12 +183,16 @@ class CoGSU(_Unit):
         """What nodes (B, n, d) look for, in the space of behaviors: the score the other way round, for a long history."""
         return self.query(nodes) @ self.key.weight / math.sqrt(nodes.shape[-1])  # type: ignore[no-any-return]
 
-    def forward(self, nodes: Tensor, keys: Tensor, values: Tensor, valid: Tensor) -> LifelongReading:
-        """nodes (B, n, d); what `keys_and_values` makes of kept behaviors, (B, M, d) each; valid (B, M)."""
+    def attention(self, nodes: Tensor, keys: Tensor, valid: Tensor) -> tuple[Attention, _Found]:
+        """What nodes (B, n, d) attend to of the behaviors behind keys (B, M, d), valid (B, M)."""
         found = _find(nodes @ keys.transpose(1, 2), valid, self.config.top_k)
         weight = found.weight * torch.exp(found.similarity - found.best)
-        total = weight.sum(-1, keepdim=True)
-        return LifelongReading(_attend(weight, total, values), _strength(found, total, 1.0))
+        return Attention(weight, weight.sum(-1, keepdim=True)), found
+
+    def forward(self, nodes: Tensor, keys: Tensor, values: Tensor, valid: Tensor) -> LifelongReading:
+        """nodes (B, n, d); what `keys_and_values` makes of kept behaviors, (B, M, d) each; valid (B, M)."""
+        attention, found = self.attention(nodes, keys, valid)
+        return LifelongReading(attention.mean(values), _strength(found, attention.total, 1.0))
 
 
 class MMGSU(_Unit):
@@ -192,17 +209,25 @@ class MMGSU(_Unit):
         """Width of the strength."""
         return 4 + (3 * 8 if self.config.esu == "sata-simtier" else 0)
 
+    def attention(
+        self, nodes: Tensor, z: Tensor, keys: Tensor, contents: Tensor, valid: Tensor
+    ) -> tuple[Attention, _Found]:
+        """What nodes (B, n, d) of content z (B, n, c) attend to; the rest as in `forward`."""
+        found = _find(z @ contents.transpose(1, 2), valid, self.config.top_k)
+        logits = nodes @ keys.transpose(1, 2)
+        if self.config.esu == "sata-simtier":
+            logits = logits + self.bias_scale * found.similarity
+        logits = logits + _HIDDEN * (~valid)[:, None, :]
+        weight = found.weight * torch.exp(logits - logits.amax(-1, keepdim=True))
+        return Attention(weight, weight.sum(-1, keepdim=True)), found
+
     def forward(
         self, nodes: Tensor, z: Tensor, keys: Tensor, values: Tensor, contents: Tensor, valid: Tensor, age: Tensor
     ) -> LifelongReading:
         """nodes (B, n, d), z (B, n, c); keys, values (B, M, d), contents (B, M, c), valid (B, M), age (B, M) behaviors ago."""
-        found = _find(z @ contents.transpose(1, 2), valid, self.config.top_k)
-        logits = nodes @ keys.transpose(1, 2)
+        attention, found = self.attention(nodes, z, keys, contents, valid)
         total = (found.weight * torch.exp((found.similarity - found.best) * _SHARPNESS)).sum(-1, keepdim=True)
         strength = _strength(found, total, _SHARPNESS)
         if self.config.esu == "sata-simtier":
-            logits = logits + self.bias_scale * found.similarity
             strength = torch.cat([strength, _tiers(found.similarity, valid, age, self.thresholds)], dim=-1)
-        logits = logits + _HIDDEN * (~valid)[:, None, :]
-        attention = found.weight * torch.exp(logits - logits.amax(-1, keepdim=True))
-        return LifelongReading(_attend(attention, attention.sum(-1, keepdim=True), values), strength)
+        return LifelongReading(attention.mean(values), strength)

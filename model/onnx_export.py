@@ -20,17 +20,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from model.beam_search import BeamSearch
 from model.dense_training import pad_left
 from model.files import write_bytes
 
-__all__ = ["INPUTS", "OPSET", "OUTPUTS", "check_parity", "export_search", "graph_files"]
+__all__ = ["INPUTS", "OPSET", "OUTPUTS", "check_parity", "export_graph", "export_search", "graph_files"]
 
 OPSET = 18
 INPUTS = ("history", "excluded")
-BESIDE = 1 << 30
-"""Bytes of tables from which they are kept beside the graph."""
+BESIDE = 1 << 26
+"""Bytes of tables from which they are kept beside the graph: from there on it matters that `explain.onnx` reads the same file."""
 OUTPUTS = ("items", "scores", "co_behaviors", "mm_behaviors")
 
 
@@ -42,30 +43,52 @@ def export_search(search: BeamSearch, path: Path) -> None:
     """
     batch, length, excluded = (torch.export.Dim(name, min=1) for name in ("batch", "history_length", "excluded_length"))
     example = torch.from_numpy(np.random.default_rng(0).integers(0, search.n_items, (3, 7)))
+    export_graph(
+        search,
+        (example, example[:, :5].clone()),
+        path,
+        names=(INPUTS, OUTPUTS),
+        dynamic=({0: batch, 1: length}, {0: batch, 1: excluded}),
+        beside=sum(table.nbytes for table in search.buffers()) >= BESIDE,
+    )
+
+
+def export_graph(
+    module: nn.Module,
+    examples: tuple[Tensor, ...],
+    path: Path,
+    *,
+    names: tuple[Sequence[str], Sequence[str]],
+    dynamic: tuple[dict[int, Any], ...],
+    beside: bool,
+) -> None:
+    """Write a module as an ONNX file, atomically; names of inputs and outputs, dynamic dimensions an input.
+
+    beside: whether its tables go to a second file.
+    """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            search.eval(),
-            (example, example[:, :5].clone()),
-            input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
-            dynamic_shapes=({0: batch, 1: length}, {0: batch, 1: excluded}),
+            module.eval(),
+            examples,
+            input_names=list(names[0]),
+            output_names=list(names[1]),
+            dynamic_shapes=dynamic,
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
-    if sum(table.nbytes for table in search.buffers()) < BESIDE:
+    if not beside:
         write_bytes(path, program.model_proto.SerializeToString(deterministic=True))
         return
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
         program.save(Path(scratch) / path.name, external_data=True)  # as path.name + ".data"
-        for written in reversed(
-            graph_files(Path(scratch) / path.name)
-        ):  # the graph last: it is not there without its tables
+        # the graph last: it is not there without its tables
+        for written in reversed(graph_files(Path(scratch) / path.name)):
             with written.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(written, path.parent / written.name)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from model.errors import BadInput
 from model.index_tree import IndexTree
-from model.lifelong import MMGSU, CoGSU, LifelongConfig, keep_relevant
+from model.lifelong import MMGSU, Attention, CoGSU, LifelongConfig, keep_relevant
 from model.node_rows import Rows
 from model.product_codes import Codes
 from model.short_interest import ShortInterest
@@ -243,6 +243,16 @@ class MISS(nn.Module):
             features += [mm.value, mm.strength]
         mixed: Tensor = self.mlp_out(F.gelu(self._mixed(user.h, e, torch.cat(features, dim=-1)))).squeeze(-1)
         return mixed + torch.stack(linear).sum(0)
+
+    def attention(self, user: User, nodes: Tensor, tables: NodeTables) -> tuple[Attention | None, Attention | None]:
+        """What the scores of nodes (B, n) attend to among `user.co` and among `user.mm`, None for a unit that is off."""
+        co = mm = None
+        if self.co_gsu is not None and user.co is not None:
+            co, _ = self.co_gsu.attention(tables.e[nodes], user.co.keys, user.co.valid)
+        if self.mm_gsu is not None and user.mm is not None:
+            kept, contents, _ = user.mm
+            mm, _ = self.mm_gsu.attention(tables.e[nodes], tables.z[nodes], kept.keys, contents, kept.valid)
+        return co, mm
 
     def _mixed(self, h: Tensor, e: Tensor, features: Tensor) -> Tensor:
         """(B, n, hidden) `mlp_in` of [e, h, h * e, features]; what is the user's is worked out once.
