@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from model.errors import BadInput, MissError, NotReady
-from serving.api import inference, items, model, recommend
+from serving.api import compare, inference, items, model, page, pictures, recommend, tree
 from serving.guard import Guard, failure, too_large
 from serving.limits import Limits
 from serving.live import Live
@@ -34,12 +34,22 @@ from serving.service import Service
 __all__ = ["create_app", "run"]
 
 RETRY_AFTER_S = 1
-ROUTERS: tuple[Callable[[Service], APIRouter], ...] = (recommend.router, items.router, model.router, inference.router)
+ROUTERS: tuple[Callable[[Service], APIRouter], ...] = (
+    recommend.router,
+    items.router,
+    model.router,
+    inference.router,
+    pictures.router,
+    tree.router,
+    compare.router,
+    page.router,
+)
 
 
 def create_app(
     live: Live,
     *,
+    challenger: Live | None = None,
     limits: Limits | None = None,
     token: str = "",
     name: str = "miss-retrieval",
@@ -49,12 +59,12 @@ def create_app(
 ) -> FastAPI:
     """The service over what `live` holds, which may be nothing yet; `app.state.service` is its `Service`.
 
-    limits: what is refused, the defaults where None. token: what callers must send, nothing where empty.
+    challenger: what a reviewer compares it with. limits: what is refused, the defaults where None. token: what callers must send, nothing where empty.
     name: of the model, for the Open Inference Protocol. routers: more of them. beside: what runs as long as the service does.
     unguarded: more paths that need no token.
     """
     limits = limits or Limits()
-    service = Service(live=live, limits=limits, metrics=Metrics(live), name=name)
+    service = Service(live=live, challenger=challenger or Live(), limits=limits, metrics=Metrics(live), name=name)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -74,7 +84,7 @@ def create_app(
     app.state.service = service
     # inside the guard, and not FastAPI's `max_body_size`, which lies outside and would answer in plain text
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=limits.body_bytes)
-    app.add_middleware(Guard, limits=limits, metrics=service.metrics, token=token, unguarded=unguarded)
+    app.add_middleware(Guard, limits=limits, metrics=service.metrics, token=token, unguarded=(*page.PATHS, *unguarded))
     for make in (*ROUTERS, *routers):
         app.include_router(make(service))
     _tell_errors(app, limits)

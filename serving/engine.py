@@ -23,6 +23,9 @@ from model.onnx_search import OnnxSearch
 from model.retriever import check_k
 from serving.catalogue import Catalogue, Recommended
 from serving.histories import HISTORIES, StoredHistories
+from serving.node_names import NodeNames
+from serving.pictures import Pictures
+from serving.why import Explainer, Why
 
 __all__ = ["Engine", "Recommended"]
 
@@ -65,6 +68,9 @@ class Engine(OnnxSearch):
         )
         # read now: the folder may be gone while the engine still answers
         self.evaluation: dict[str, Any] = read_json(folder / EVALUATION) if (folder / EVALUATION).exists() else {}
+        self.names = NodeNames.load(folder, n_items=self.n_items)
+        self.why = Explainer.load(folder, self.names, max_history=self.max_history, threads=threads)
+        self.pictures = Pictures.load(folder, n_items=self.n_items)
         stored = folder / HISTORIES
         self.histories = StoredHistories.load(stored, n_items=self.n_items) if stored.exists() else None
 
@@ -144,6 +150,12 @@ class Engine(OnnxSearch):
     def to_indices(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
         """(n,) int64 indices of ids; BadInput naming those the catalogue does not have."""
         return self.catalogue.to_indices(item_ids)
+
+    def explain(self, history: NDArray[np.integer], items: NDArray[np.integer]) -> list[Why]:
+        """Why each of items (k,) scores as it does after history (T,); BadInput where the bundle tells no reasons."""
+        if self.why is None:
+            raise BadInput("the promoted bundle was made without explanations; run `miss materialize`, or ask without")
+        return self.why.explain(history, items)
 
     def _answer(self, history: NDArray[np.int64], k: int, exclude_ids: Sequence[str]) -> list[Recommended]:
         gone = np.concatenate([history, self.to_indices(exclude_ids)])

@@ -60,6 +60,8 @@ class Service:
 
     live: Live
     """What serves now."""
+    challenger: Live = field(default_factory=Live)
+    """What may serve next, for a reviewer to compare; mostly nothing."""
     limits: Limits
     """What is refused."""
     metrics: Metrics

@@ -40,16 +40,34 @@ def evaluation(*, simulated: bool = True) -> dict[str, Any]:
     return {"dataset": "tiny", "simulated": simulated, "split": "test", "rows": rows}
 
 
+def picture(item: int) -> bytes | None:
+    """A small picture of an item, different from every other's; every seventh has none."""
+    import io
+
+    from PIL import Image, ImageDraw
+
+    if item % 7 == 3:
+        return None
+    image = Image.new("RGB", (60, 90), (37 * item % 256, 91 * item % 256, 53 * item % 256))
+    ImageDraw.Draw(image).ellipse((10, 10 + item % 30, 50, 50 + item % 30), fill=(255 - 37 * item % 256, 200, 90))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
 @functools.cache
 def _exported() -> Path:
     """Folder with tree.npz and retrieval.onnx; the export is what takes its time."""
     import torch
 
     from model.beam_search import BeamSearch
+    from model.explanation import Explanation, export_explanation
     from model.index_tree import build_tree
     from model.lifelong import LifelongConfig
+    from model.node_labels import NODES, write_labels
     from model.onnx_export import export_search
     from model.scorer import MISS, ScorerConfig
+    from model.thumbnails import ThumbnailConfig, write_thumbnails
 
     folder = Path(tempfile.mkdtemp(prefix="miss-tiny-bundle-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -61,7 +79,11 @@ def _exported() -> Path:
         )
         torch.nn.init.normal_(model.node_embedding, std=0.5)
     tree.save(folder / "tree.npz")
-    export_search(BeamSearch(model, tree, beam=BEAM), folder / "retrieval.onnx")
+    search, graph = BeamSearch(model, tree, beam=BEAM), folder / "retrieval.onnx"
+    export_search(search, graph)
+    export_explanation(Explanation(search), folder / "explain.onnx", beside=graph)
+    pictured = write_thumbnails(folder, [picture(i) for i in range(N_ITEMS)], np.arange(N_ITEMS), ThumbnailConfig())
+    write_labels(folder / NODES, tree, CATEGORIES, pictured=pictured)
     return folder
 
 

@@ -28,7 +28,7 @@ from model.encoders.base import Encoder, cpu_threads, onnx_session
 from model.errors import BadInput, Corrupt
 from model.files import digest_file, digest_json, publish_dir, read_json, verify_dir
 
-__all__ = ["ImageEncoder", "Preprocess"]
+__all__ = ["ImageEncoder", "Preprocess", "opened", "rgb"]
 
 MICRO_BATCH = 2
 """Pictures of one call: a layer's values then stay in a core's cache."""
@@ -135,28 +135,11 @@ class ImageEncoder(Encoder[Path | bytes, NDArray[np.uint8]]):
 
     def prepare(self, data: bytes) -> NDArray[np.uint8]:
         """Decoded pixels (size, size, 3) uint8; raises BadInput for what Pillow cannot decode to the end."""
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import Image
 
         size = self.preprocess.size
-        try:
-            with Image.open(io.BytesIO(data)) as opened:
-                if opened.width * opened.height > self.preprocess.max_pixels:
-                    raise BadInput(
-                        f"{opened.width} x {opened.height} pixels are more than {self.preprocess.max_pixels:,} allowed"
-                    )
-                opened.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a reduced scale
-                image = _rgb(ImageOps.exif_transpose(opened))
-                return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), dtype=np.uint8)
-        except UnidentifiedImageError:
-            raise BadInput("it is not a picture in a format that can be read") from None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise BadInput(f"it has more than {self.preprocess.max_pixels:,} pixels") from None
-        except BadInput:
-            raise
-        except (
-            Exception
-        ) as error:  # torn files make Pillow's decoders raise a dozen classes: struct.error, zlib.error, ...
-            raise BadInput(f"it is damaged: {error}") from error
+        image = rgb(opened(data, max_pixels=self.preprocess.max_pixels, least=2 * size))
+        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), dtype=np.uint8)
 
     def forward(self, batch: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Vectors (n, dim) of n decoded pictures."""
@@ -176,7 +159,32 @@ class ImageEncoder(Encoder[Path | bytes, NDArray[np.uint8]]):
         return np.asarray(out.reshape(len(batch), -1), dtype=np.float32)
 
 
-def _rgb(image: Any) -> Any:
+def opened(data: bytes, *, max_pixels: int, least: int) -> Any:
+    """The decoded picture of a file's bytes, upright, in Pillow's mode of the file; a JPEG may come reduced to at least `least`.
+
+    Raises BadInput for what Pillow cannot decode to the end, and, before its pixels are decoded, for more than `max_pixels`.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > max_pixels:
+                raise BadInput(f"{image.width} x {image.height} pixels are more than {max_pixels:,} allowed")
+            image.draft("RGB", (least, least))  # JPEG only: decode at a reduced scale
+            upright = ImageOps.exif_transpose(image)
+            upright.load()
+            return upright
+    except UnidentifiedImageError:
+        raise BadInput("it is not a picture in a format that can be read") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BadInput(f"it has more than {max_pixels:,} pixels") from None
+    except BadInput:
+        raise
+    except Exception as error:  # torn files make Pillow's decoders raise a dozen classes: struct.error, zlib.error, ...
+        raise BadInput(f"it is damaged: {error}") from error
+
+
+def rgb(image: Any) -> Any:
     """Any Pillow mode to RGB: transparency on white, 16-bit grey scaled rather than clipped."""
     from PIL import Image
 

@@ -4,6 +4,7 @@
   behaviors count.
 - A user whom the bundle does not know and who brings no history is offered what is popular, and `popular` says so.
 - `categories` excludes everything else from the search: what comes back are the best of what is left, not the rest of an answer.
+- `explain` tells of each item what the two search units attended to and how it was found in the tree; what is popular has no reasons.
 
 Not covered: several users in one request; the Open Inference Protocol takes those.
 """
@@ -11,6 +12,7 @@ Not covered: several users in one request; the Open Inference Protocol takes tho
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
+from serving.api.explained import check_explained, reasons
 from serving.api.shapes import ERRORS, Id, Item, count, ids, scored
 from serving.service import Asked, Service
 
@@ -41,6 +43,7 @@ def router(service: Service) -> APIRouter:
         k: count(limits) = 10
         exclude: ids(limits, "item ids not to return") = []
         categories: ids(limits, "only items that have any of these; all where empty") = []
+        explain: bool = Field(default=False, description="whether each item comes with its reasons")
 
     @api.post("/v1/recommend")
     async def recommend(wanted: Wanted) -> Recommendations:
@@ -53,12 +56,12 @@ def router(service: Service) -> APIRouter:
             exclude=wanted.exclude,
             categories=wanted.categories,
         )
+        check_explained(wanted.k, wanted.explain)
         (found,) = await service.recommend(engine, [asked])
-        return Recommendations(
-            model_version=engine.version,
-            user=wanted.user,
-            popular=found.popular,
-            items=scored(engine.catalogue, found.items),
-        )
+        items = scored(engine.catalogue, found.items)
+        if wanted.explain and not found.popular:
+            told = await reasons(engine, asked, [item.item_id for item in items])
+            items = [item.model_copy(update={"why": why}) for item, why in zip(items, told, strict=True)]
+        return Recommendations(model_version=engine.version, user=wanted.user, popular=found.popular, items=items)
 
     return api

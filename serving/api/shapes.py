@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from fastapi import Path
 from pydantic import BaseModel, Field
 
+from serving.api.explained import Why
 from serving.catalogue import Catalogue, Recommended
 from serving.guard import documented
 from serving.limits import Limits
@@ -44,6 +45,7 @@ class Item(Named):
     """An item of an answer; its score orders the items of one answer and says nothing across answers."""
 
     score: float
+    why: Why | None = Field(default=None, exclude_if=lambda why: why is None)
 
 
 def named(catalogue: Catalogue, index: int) -> Named:
