@@ -59,9 +59,9 @@ def create_app(
 ) -> FastAPI:
     """The service over what `live` holds, which may be nothing yet; `app.state.service` is its `Service`.
 
-    challenger: what a reviewer compares it with. limits: what is refused, the defaults where None. token: what callers must send, nothing where empty.
-    name: of the model, for the Open Inference Protocol. routers: more of them. beside: what runs as long as the service does.
-    unguarded: more paths that need no token.
+    challenger: what a reviewer compares it with. limits: what is refused, the defaults where None. token: what callers must
+    send, nothing where empty. name: of the model, for the Open Inference Protocol. routers: more of them. beside: what runs as
+    long as the service does. unguarded: more paths that need no token.
     """
     limits = limits or Limits()
     service = Service(live=live, challenger=challenger or Live(), limits=limits, metrics=Metrics(live), name=name)

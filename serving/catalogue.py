@@ -7,7 +7,7 @@ Not covered: words in another order, spelling mistakes: that is what searching b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any, TypedDict
@@ -43,8 +43,13 @@ class Catalogue:
         title: NDArray[np.str_],
         categories: NDArray[np.str_],
         counts: NDArray[np.int64],
+        pictured: Callable[[int], bool] = lambda _: False,
     ) -> None:
-        """Row i of each (N,) is item i; counts: behaviors with it in the training part of the logs."""
+        """Row i of each (N,) is item i; counts: behaviors with it in the training part of the logs.
+
+        pictured: whether item i has a picture.
+        """
+        self.pictured = pictured
         self.item_id, self.title, self._categories, self.counts = item_id, title, categories, counts
         self.by_popularity: NDArray[np.int64] = np.lexsort((np.arange(len(item_id)), -counts))
         self._index = {str(item): index for index, item in enumerate(item_id)}

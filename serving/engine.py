@@ -63,14 +63,18 @@ class Engine(OnnxSearch):
             )
         super().__init__(folder / GRAPH, n_items=len(self.item_id), beam=beam, threads=threads)
         self.counts: NDArray[np.int64] = counts
+        self.pictures = pictures = Pictures.load(folder, n_items=self.n_items)
         self.catalogue = Catalogue(
-            item_id=self.item_id, title=self.title, categories=self.categories, counts=self.counts
+            item_id=self.item_id,
+            title=self.title,
+            categories=self.categories,
+            counts=self.counts,
+            pictured=lambda item: pictures is not None and pictures.has(item),
         )
         # read now: the folder may be gone while the engine still answers
         self.evaluation: dict[str, Any] = read_json(folder / EVALUATION) if (folder / EVALUATION).exists() else {}
         self.names = NodeNames.load(folder, n_items=self.n_items)
         self.why = Explainer.load(folder, self.names, max_history=self.max_history, threads=threads)
-        self.pictures = Pictures.load(folder, n_items=self.n_items)
         stored = folder / HISTORIES
         self.histories = StoredHistories.load(stored, n_items=self.n_items) if stored.exists() else None
 

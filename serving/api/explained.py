@@ -28,7 +28,7 @@ class Attended(BaseModel):
 
 
 class Step(BaseModel):
-    """A node on the way down; `items` lie under it, `typical` ones show it; no `score` where nothing was chosen yet."""
+    """A node on the way down; `items` lie under it, `typical` ones have a picture that shows it; no `score` where nothing was chosen yet."""
 
     level: int
     node: int
@@ -88,7 +88,7 @@ def _why(engine: Any, told: Any) -> Why:
             node=each["node"],
             label=node_label(engine, each["node"]),
             items=each["items"],
-            typical=[str(ids[item]) for item in each["typical"]],
+            typical=[str(ids[item]) for item in each["typical"] if engine.catalogue.pictured(item)],
             score=each["score"],
         )
         for each in told["path"]

@@ -27,6 +27,7 @@ class Model(BaseModel):
     items: int
     users: int
     beam: int
+    explains: bool
     metrics: list[dict[str, Any]]
 
 
@@ -53,6 +54,7 @@ def router(service: Service) -> APIRouter:
             items=engine.n_items,
             users=0 if engine.histories is None else len(engine.histories),
             beam=engine.beam,
+            explains=engine.why is not None,
             metrics=engine.evaluation.get("rows", []),
         )
 

@@ -4,7 +4,7 @@
   behaviors count.
 - A user whom the bundle does not know and who brings no history is offered what is popular, and `popular` says so.
 - `categories` excludes everything else from the search: what comes back are the best of what is left, not the rest of an answer.
-- `explain` tells of each item what the two search units attended to and how it was found in the tree; what is popular has no reasons.
+- `explain` tells of each item what the search units attended to and how it was found in the tree; popular items have no reasons.
 
 Not covered: several users in one request; the Open Inference Protocol takes those.
 """

@@ -34,11 +34,12 @@ def count(limits: Limits, what: str = "how many items") -> Any:
 
 
 class Named(BaseModel):
-    """An item, named."""
+    """An item, named; `image` says whether `/v1/items/{item_id}/image` has its picture."""
 
     item_id: str
     title: str
     categories: list[str]
+    image: bool
 
 
 class Item(Named):
@@ -54,13 +55,16 @@ def named(catalogue: Catalogue, index: int) -> Named:
         item_id=str(catalogue.item_id[index]),
         title=str(catalogue.title[index]),
         categories=catalogue.categories(index),
+        image=catalogue.pictured(index),
     )
 
 
 def scored(catalogue: Catalogue, found: Sequence[Recommended]) -> list[Item]:
     """Recommended items with what the catalogue says of them."""
+    rows = catalogue.to_indices([each["item_id"] for each in found])
     return [
-        Item(**each, categories=catalogue.categories(int(catalogue.to_indices([each["item_id"]])[0]))) for each in found
+        Item(**named(catalogue, index).model_dump(), score=each["score"])
+        for index, each in zip(rows.tolist(), found, strict=True)
     ]
 
 

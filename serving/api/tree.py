@@ -110,7 +110,7 @@ def _node(engine: Any, node: int, beam: Any) -> Node:
         label=node_label(engine, node),
         items=int(names.sizes[node]),
         children=len(names.children(node)),
-        typical=[str(ids[each]) for each in names.typical(node)],
+        typical=[str(ids[each]) for each in names.typical(node) if engine.catalogue.pictured(each)],
         beam=None if beam is None else int(beam[node]),
         item_id=str(ids[item]) if item >= 0 else None,
     )
