@@ -1,6 +1,7 @@
 """From graph to candidate: the bundle, its registration as a model version, and the gate's verdict."""
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ from assets.retries import patient
 from assets.stores.artifacts import Artifact
 from assets.stores.io_manager import materialized
 from assets.stores.resource import Stores
+from model.configure import configure
 from model.files import read_npz, write_npz
 from model.histories import Histories
+from model.thumbnails import ThumbnailConfig
 
 GROUP = "promotion"
 
 
-@dg.asset(group_name=GROUP, code_version="2", kinds={"mlflow"})
+@dg.asset(group_name=GROUP, code_version="3", kinds={"mlflow"})
 @patient
 def candidate(
     context: dg.AssetExecutionContext,
@@ -32,7 +35,9 @@ def candidate(
 ) -> dg.MaterializeResult[Artifact]:
     """One folder with all that serving needs, registered in MLflow as `challenger`; its digest is its identity."""
     from assets.release.registration import log_run
+    from assets.release.shown import write_shown
 
+    thumbnails = configure(ThumbnailConfig, stores.settings.thumbnails, where="thumbnails")
     made = {
         "items": items,
         "histories": histories,
@@ -50,6 +55,7 @@ def candidate(
 
         for source, name in (
             *((retrieval_onnx, each.name) for each in graph_files(retrieval_onnx.path / "retrieval.onnx")),
+            (retrieval_onnx, "explain.onnx"),
             (retrieval_onnx, "golden.npz"),
             (retrieval_onnx, "parity.json"),
             (retrieval_model, "tree.npz"),
@@ -62,6 +68,7 @@ def candidate(
         write_npz(folder / "items.npz", texts)
         known = Histories.load(histories.path / "histories.npz")
         write_npz(folder / "popularity.npz", {"counts": known.counts()})
+        write_shown(folder, items.path / "items.parquet", thumbnails)
         users = read_npz(histories.path / "users.npz")
         write_npz(folder / "histories.npz", users | {"offsets": known.offsets, "items": known.items})
         return {
@@ -73,7 +80,7 @@ def candidate(
         }
 
     artifact, reused = stores.artifacts.produce(
-        "candidate", code_version="2", config={}, inputs=dict(made), build=build
+        "candidate", code_version="3", config={"thumbnails": asdict(thumbnails)}, inputs=dict(made), build=build
     )
     version = log_run(
         stores,

@@ -12,7 +12,7 @@ CHECK = "new_items_are_found"
 
 @dg.asset(
     group_name="promotion",
-    code_version="1",
+    code_version="2",
     kinds={"onnx", "mlflow"},
     check_specs=[
         dg.AssetCheckSpec(

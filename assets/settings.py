@@ -60,6 +60,7 @@ class Settings(BaseSettings):
         default="leave-one-out", description="how people's runs split; what the schedule starts is always temporal"
     )
     temporal: dict[str, Any] = Field(default_factory=dict, description="options of model.histories.TemporalConfig")
+    thumbnails: dict[str, Any] = Field(default_factory=dict, description="options of model.thumbnails.ThumbnailConfig")
     serving: dict[str, Any] = Field(default_factory=dict, description="options of serving.limits.Limits")
     service_token: SecretStr = Field(
         default=SecretStr(""), description="what callers of the service must send; open to all who reach it where empty"

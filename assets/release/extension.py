@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assets.release.registration import HEAD, OPTIONS, PARAMETERS, keep_model, kept_model
+from assets.release.shown import write_shown
 from assets.stores.artifacts import Artifact
 from assets.stores.registry import CHALLENGER, CHAMPION, TRAINED_BY, ModelVersionInfo
 from assets.stores.resource import Stores
@@ -27,6 +28,7 @@ from model.configure import configure
 from model.files import MANIFEST, read_json, read_npz, write_json, write_npz
 from model.gate import Rule
 from model.index_tree import IndexTree
+from model.thumbnails import ThumbnailConfig
 
 __all__ = ["EXTENDS", "Extension", "find", "make", "register", "rules"]
 
@@ -81,6 +83,7 @@ def make(
     """(the larger model, the bundle, whether that was there already)."""
     inputs = {"champion": extension.champion.digest, "text": text, "image": image}
     config = {"ids": list(extension.ids)}
+    thumbnails = configure(ThumbnailConfig, stores.settings.thumbnails, where="thumbnails")
 
     def model(folder: Path, work: Path) -> dict[str, Any]:
         from model.alignment import embed
@@ -106,18 +109,25 @@ def make(
     larger, _ = stores.artifacts.produce("extended_model", code_version="1", config=config, inputs=inputs, build=model)
 
     def bundle(folder: Path, work: Path) -> dict[str, Any]:
-        return _bundle(extension, items, larger, folder)
+        return _bundle(extension, items, larger, folder, thumbnails)
 
     made, reused = stores.artifacts.produce(
-        "new_items", code_version="1", config=config, inputs={"model": larger, "items": items}, build=bundle
+        "new_items",
+        code_version="2",
+        config=config | {"thumbnails": asdict(thumbnails)},
+        inputs={"model": larger, "items": items},
+        build=bundle,
     )
     return larger, made, reused
 
 
-def _bundle(extension: Extension, items: Artifact, larger: Artifact, folder: Path) -> dict[str, Any]:
+def _bundle(
+    extension: Extension, items: Artifact, larger: Artifact, folder: Path, thumbnails: ThumbnailConfig
+) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     from model.beam_search import BeamSearch
+    from model.explanation import Explanation, export_explanation
     from model.golden import write_golden
     from model.onnx_export import check_parity, export_search
     from model.onnx_search import OnnxSearch
@@ -130,6 +140,7 @@ def _bundle(extension: Extension, items: Artifact, larger: Artifact, folder: Pat
     tables = told["model"].get("tables", "float32")
     search = BeamSearch(load_parameters(tree, config, larger.path / PARAMETERS), tree, beam=config.beam, tables=tables)
     export_search(search, graph)
+    export_explanation(Explanation(search), folder / "explain.onnx", beside=graph)
     tree.save(folder / "tree.npz")
     table = pq.read_table(items.path / "items.parquet", columns=["item_id", "title", "categories"])
     texts = {}
@@ -139,6 +150,7 @@ def _bundle(extension: Extension, items: Artifact, larger: Artifact, folder: Pat
     write_npz(folder / "items.npz", texts)
     counts = read_npz(old / "popularity.npz")["counts"]
     write_npz(folder / "popularity.npz", {"counts": np.append(counts, np.zeros(len(extension.rows), counts.dtype))})
+    write_shown(folder, items.path / "items.parquet", thumbnails)
     for name in ("histories.npz", "evaluation.json"):
         shutil.copyfile(old / name, folder / name)
     shutil.copytree(old / "per_user", folder / "per_user")

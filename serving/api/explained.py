@@ -28,7 +28,7 @@ class Attended(BaseModel):
 
 
 class Step(BaseModel):
-    """A node on the way down; `items` lie under it, `typical` ones have a picture that shows it; no `score` where nothing was chosen yet."""
+    """A node on the way down; `items` lie under it, `typical` ones show it; no `score` where nothing was chosen yet."""
 
     level: int
     node: int
