@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from model.errors import BadInput
+from model.features import features, features_state, principal, unit
 from model.item_pairs import ItemPairs
 from model.neighbours import nearest
 
@@ -140,9 +141,9 @@ def align(
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
-        state = _features_state(text, text_present, "text", config.text_components)
-        state |= _features_state(image, image_present, "image", config.image_components)
-        T, I = _features(state, "text", text, text_present), _features(state, "image", image, image_present)  # noqa: E741
+        state = features_state(text, text_present, "text", config.text_components)
+        state |= features_state(image, image_present, "image", config.image_components)
+        T, I = features(state, "text", text, text_present), features(state, "image", image, image_present)  # noqa: E741
         content_state = state | _content_head(T, I, config)
         before = embed(content_state, text, text_present, image, image_present)
         metrics: dict[str, Any] = {
@@ -194,11 +195,11 @@ def embed(
     parts = []
     for start in range(0, len(text), EMBED_CHUNK):
         rows = slice(start, start + EMBED_CHUNK)
-        T = _features(state, "text", text[rows], text_present[rows])
-        I = _features(state, "image", image[rows], image_present[rows])  # noqa: E741
+        T = features(state, "text", text[rows], text_present[rows])
+        I = features(state, "image", image[rows], image_present[rows])  # noqa: E741
         parts.append(_head(state, T, text_present[rows], I, image_present[rows]))
     out = np.concatenate(parts) if parts else np.zeros((0, len(state["default"])), np.float32)
-    return _unit(out, state["default"])
+    return unit(out, state["default"])
 
 
 def cooccurrence_share(
@@ -232,46 +233,10 @@ def _check(vectors: NDArray[np.float32], present: NDArray[np.bool_], name: str, 
         raise BadInput(f"{name} vectors hold NaN or infinity; encode the catalogue again")
 
 
-def _unit(vectors: NDArray[Any], default: NDArray[Any]) -> NDArray[np.float32]:
-    """Rows to unit length; a zero row becomes `default`, itself of unit length."""
-    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(np.where(norm > 1e-9, vectors / np.maximum(norm, 1e-9), default), dtype=np.float32)
-
-
-def _principal(rows: NDArray[Any], components: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean (d,) and leading principal axes (r, d), 1 <= r <= components, signs fixed; zeros where there are no rows."""
-    import torch  # its eigenvectors follow torch's thread count, which `align` fixes; numpy's follow the machine's
-
-    width = rows.shape[1]
-    mean = rows.mean(axis=0, dtype=np.float64) if len(rows) else np.zeros(width)
-    centred = torch.from_numpy(np.asarray(rows - mean, np.float64))
-    values, axes = torch.linalg.eigh(centred.T @ centred)
-    rank = max(1, min(components, width, len(rows) - 1))
-    kept = axes[:, -rank:].flip(1).T.numpy() * (values[-rank:].flip(0).numpy() > 1e-9)[:, None]
-    sign = np.sign(kept[np.arange(len(kept)), np.abs(kept).argmax(axis=1)])
-    return mean.astype(np.float32), np.ascontiguousarray(kept * np.where(sign == 0, 1, sign)[:, None], np.float32)
-
-
-def _features_state(
-    vectors: NDArray[np.float32], present: NDArray[np.bool_], name: str, components: int
-) -> dict[str, NDArray[Any]]:
-    mean, axes = _principal(vectors[present], components)
-    return {f"{name}_mean": mean, f"{name}_axes": axes}
-
-
-def _features(
-    state: Mapping[str, NDArray[Any]], name: str, vectors: NDArray[np.float32], present: NDArray[np.bool_]
-) -> NDArray[np.float32]:
-    """(N, r): centred, on principal axes, unit length; 0 where absent."""
-    centred = np.where(present[:, None], vectors - state[f"{name}_mean"], 0)
-    reduced = centred @ state[f"{name}_axes"].T
-    return _unit(reduced, np.zeros(reduced.shape[1], np.float32))
-
-
 def _content_head(T: NDArray[np.float32], I: NDArray[np.float32], config: AlignmentConfig) -> dict[str, NDArray[Any]]:  # noqa: E741
     """The untrained head: both modalities side by side, onto their common principal axes."""
     joined = np.hstack([T, I])
-    _, axes = _principal(joined, config.dim)
+    _, axes = principal(joined, config.dim)
     matrix = np.zeros((joined.shape[1], config.dim), np.float32)
     matrix[:, : len(axes)] = axes.T
     default = np.zeros(config.dim, np.float32)
@@ -316,7 +281,7 @@ def _place_by_partners(embeddings: NDArray[np.float32], bare: NDArray[np.bool_],
     has = np.asarray(weights.sum(axis=1)).ravel() > 0
     rows = np.flatnonzero(bare)[has]
     if len(rows):
-        embeddings[rows] = _unit(np.asarray(weights[has] @ embeddings), embeddings[rows])
+        embeddings[rows] = unit(np.asarray(weights[has] @ embeddings), embeddings[rows])
     return len(rows)
 
 

@@ -96,9 +96,9 @@ def test_saved_state_embeds_as_training_did_one_by_one_and_as_torch(planted: Pla
     single = np.concatenate([embed(state, *(part[i : i + 1] for part in arguments)) for i in range(0, N, 7)])
     np.testing.assert_allclose(single, whole[::7], atol=1e-5)
 
-    from model.alignment import _features
+    from model.features import features
 
-    T, V = _features(state, "text", planted.text, has_text), _features(state, "image", planted.image, has_image)
+    T, V = features(state, "text", planted.text, has_text), features(state, "image", planted.image, has_image)
     head = Head(T.shape[1], V.shape[1], CONFIG).eval()
     head.load_state_dict({name: torch.from_numpy(state[name]) for name in head.state_dict()})
     with torch.no_grad():
