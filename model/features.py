@@ -40,6 +40,7 @@ def principal(rows: NDArray[Any], components: int) -> tuple[NDArray[np.float32],
 def features_state(
     vectors: NDArray[np.float32], present: NDArray[np.bool_], name: str, components: int
 ) -> dict[str, NDArray[Any]]:
+    """`NAME_mean` (d,) and `NAME_axes` (r, d), r <= components, of the present rows of vectors (N, d)."""
     mean, axes = principal(vectors[present], components)
     return {f"{name}_mean": mean, f"{name}_axes": axes}
 
