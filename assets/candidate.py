@@ -32,6 +32,7 @@ def candidate(
     retrieval_model: Artifact,
     evaluation: Artifact,
     retrieval_onnx: Artifact,
+    search_space: Artifact,
 ) -> dg.MaterializeResult[Artifact]:
     """One folder with all that serving needs, registered in MLflow as `challenger`; its digest is its identity."""
     from assets.release.registration import log_run
@@ -46,11 +47,13 @@ def candidate(
         "retrieval_model": retrieval_model,
         "evaluation": evaluation,
         "retrieval_onnx": retrieval_onnx,
+        "search_space": search_space,
     }
 
     def build(folder: Path, work: Path) -> dict[str, Any]:
         import pyarrow.parquet as pq
 
+        from model import search_files
         from model.onnx_export import graph_files
 
         for source, name in (
@@ -63,6 +66,7 @@ def candidate(
         ):
             shutil.copyfile(source.path / name, folder / name)
         shutil.copytree(evaluation.path / "per_user", folder / "per_user")
+        search_files.copy(search_space.path, folder)
         table = pq.read_table(items.path / "items.parquet", columns=["item_id", "title", "categories"])
         texts = {n: np.array([t or "" for t in table.column(n).to_pylist()], dtype=np.str_) for n in table.column_names}
         write_npz(folder / "items.npz", texts)

@@ -42,7 +42,24 @@ def _encode(
     return materialized(artifact, reused=reused)
 
 
-def _columns(items: Artifact, *names: str) -> list[list[str | None]]:
+def text_encoder(stores: Stores) -> Any:
+    """The text encoder that is set."""
+    from model.encoders import TextEncoder
+
+    given = stores.settings.text_encoder
+    return TextEncoder.default() if given is None else TextEncoder.from_directory(given)
+
+
+def image_encoder(stores: Stores) -> Any:
+    """The image encoder that is set."""
+    from model.encoders import ImageEncoder
+
+    given = stores.settings.image_encoder
+    return ImageEncoder.default(stores.encoder_cache) if given is None else ImageEncoder.from_directory(given)
+
+
+def columns(items: Artifact, *names: str) -> list[list[str | None]]:
+    """Columns of the catalogue, in its order."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(items.path / "items.parquet", columns=list(names))
@@ -54,12 +71,10 @@ def text_embeddings(
     context: dg.AssetExecutionContext, stores: Stores, items: Artifact
 ) -> dg.MaterializeResult[Artifact]:
     """Title, categories and description through the text encoder."""
-    from model.encoders import TextEncoder, item_text
+    from model.encoders import item_text
 
-    given = stores.settings.text_encoder
-    encoder = TextEncoder.default() if given is None else TextEncoder.from_directory(given)
-    texts = [item_text(*row) for row in zip(*_columns(items, "title", "description", "categories"), strict=True)]
-    return _encode(stores, "text_embeddings", items, encoder, texts)
+    texts = [item_text(*row) for row in zip(*columns(items, "title", "description", "categories"), strict=True)]
+    return _encode(stores, "text_embeddings", items, text_encoder(stores), texts)
 
 
 @dg.asset(group_name=GROUP, code_version="1", kinds={"onnx"})
@@ -67,12 +82,9 @@ def image_embeddings(
     context: dg.AssetExecutionContext, stores: Stores, items: Artifact
 ) -> dg.MaterializeResult[Artifact]:
     """Pictures through the image encoder."""
-    from model.encoders import ImageEncoder
-
-    given = stores.settings.image_encoder
-    encoder = ImageEncoder.default(stores.encoder_cache) if given is None else ImageEncoder.from_directory(given)
-    (images,) = _columns(items, "image")
-    return _encode(stores, "image_embeddings", items, encoder, [Path(image) if image else None for image in images])
+    (images,) = columns(items, "image")
+    contents = [Path(image) if image else None for image in images]
+    return _encode(stores, "image_embeddings", items, image_encoder(stores), contents)
 
 
 @dg.asset(group_name=GROUP, code_version="1", kinds={"pytorch", "faiss"})

@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     bad_images: Literal["fail", "skip"] = Field(default="fail", description="what an unreadable picture does to a run")
     item_pairs: dict[str, Any] = Field(default_factory=dict, description="options of model.item_pairs.ItemPairsConfig")
     alignment: dict[str, Any] = Field(default_factory=dict, description="options of model.alignment.AlignmentConfig")
+    search_space: dict[str, Any] = Field(
+        default_factory=dict, description="options of model.search_space.SearchSpaceConfig"
+    )
     tree: dict[str, Any] = Field(default_factory=dict, description="options of model.index_tree.TreeConfig")
     training: dict[str, Any] = Field(default_factory=dict, description="options of model.training.TrainingConfig")
     tables: Literal["float32", "float16", "int8"] = Field(

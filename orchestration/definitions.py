@@ -16,6 +16,7 @@ from assets import (
     new_items,
     retrieval_model,
     retrieval_onnx,
+    search_space,
     training_data,
 )
 from assets.environment import quiet_environment
@@ -30,7 +31,16 @@ quiet_environment()
 
 def build(settings: Settings) -> dg.Definitions:
     """Definitions over one home."""
-    making = [catalogue, training_data, embeddings, index_tree, retrieval_model, evaluation, retrieval_onnx]
+    making = [
+        catalogue,
+        training_data,
+        embeddings,
+        search_space,
+        index_tree,
+        retrieval_model,
+        evaluation,
+        retrieval_onnx,
+    ]
     modules = [*making, candidate, new_items]
     stores = Stores(home=str(settings.root))
     first = behaviors.first_day(stores)

@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from model.errors import BadInput, MissError, NotReady
-from serving.api import compare, inference, items, model, page, pictures, recommend, tree
+from serving.api import compare, inference, items, model, page, pictures, recommend, search, tree
 from serving.guard import Guard, failure, too_large
 from serving.limits import Limits
 from serving.live import Live
@@ -36,6 +36,7 @@ __all__ = ["create_app", "run"]
 RETRY_AFTER_S = 1
 ROUTERS: tuple[Callable[[Service], APIRouter], ...] = (
     recommend.router,
+    search.router,
     items.router,
     model.router,
     inference.router,

@@ -26,6 +26,7 @@ from serving.histories import HISTORIES, StoredHistories
 from serving.node_names import NodeNames
 from serving.pictures import Pictures
 from serving.why import Explainer, Why
+from serving.search import Searcher
 
 __all__ = ["Engine", "Recommended"]
 
@@ -77,6 +78,7 @@ class Engine(OnnxSearch):
         self.why = Explainer.load(folder, self.names, max_history=self.max_history, threads=threads)
         stored = folder / HISTORIES
         self.histories = StoredHistories.load(stored, n_items=self.n_items) if stored.exists() else None
+        self.searcher = Searcher(folder, n_items=self.n_items) if Searcher.available(folder) else None
 
     # -- by index ------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from model import search_files
 from model.files import publish_dir, write_json, write_npz
 from model.golden import write_golden
 from model.onnx_search import OnnxSearch
@@ -87,8 +88,30 @@ def _exported() -> Path:
     return folder
 
 
-def publish(target: Path, *, note: str = "", golden: bool = True) -> Path:
-    """Publish the bundle at `target`; another `note`, another digest."""
+@functools.cache
+def _searchable() -> Path:
+    """Folder with what makes the bundle searchable: the real text encoder, an image encoder that a test writes itself."""
+    from tiny_content import image_encoder, pictures, texts
+
+    from model.encoders import TextEncoder
+    from model.search_space_training import nothing_learnt
+
+    folder = Path(tempfile.mkdtemp(prefix="miss-tiny-search-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    text, image = TextEncoder.default(), image_encoder(folder / "encoder")
+    has_text, has_image = np.array([bool(each) for each in texts()]), np.array([bool(each) for each in pictures()])
+    T = np.zeros((N_ITEMS, text.dim), np.float32)
+    I = np.zeros((N_ITEMS, image.dim), np.float32)  # noqa: E741
+    T[has_text] = text.encode([each for each in texts() if each])
+    I[has_image] = image.encode([each for each in pictures() if each])
+    space = nothing_learnt(T, has_text, I, has_image)
+    (folder / "files").mkdir()
+    search_files.write(folder / "files", space, space.items(T, has_text, I, has_image), text=text, image=image)
+    return folder / "files"
+
+
+def publish(target: Path, *, note: str = "", golden: bool = True, searchable: bool = True) -> Path:
+    """Publish the bundle at `target`; another `note`, another digest. Texts and pictures of its items: `tiny_content`."""
 
     def build(folder: Path) -> dict[str, Any]:
         for file in _exported().iterdir():
@@ -102,6 +125,8 @@ def publish(target: Path, *, note: str = "", golden: bool = True) -> Path:
         offsets = np.concatenate([[0], np.cumsum([len(h) for h in users])]).astype(np.int64)
         write_npz(folder / "histories.npz", {"user_id": USER_IDS, "offsets": offsets, "items": items})
         write_json(folder / "evaluation.json", evaluation())
+        if searchable:
+            search_files.copy(_searchable(), folder)
         search = OnnxSearch(folder / "retrieval.onnx", n_items=N_ITEMS, beam=BEAM, threads=1)
         if note:
             (folder / "note.txt").write_text(note)

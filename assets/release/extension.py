@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from assets.release.registration import HEAD, OPTIONS, PARAMETERS, keep_model, kept_model
 from assets.release.shown import write_shown
-from assets.stores.artifacts import Artifact
+from assets.stores.artifacts import RECIPE, Artifact
 from assets.stores.registry import CHALLENGER, CHAMPION, TRAINED_BY, ModelVersionInfo
 from assets.stores.resource import Stores
 from model.configure import configure
@@ -109,7 +109,9 @@ def make(
     larger, _ = stores.artifacts.produce("extended_model", code_version="1", config=config, inputs=inputs, build=model)
 
     def bundle(folder: Path, work: Path) -> dict[str, Any]:
-        return _bundle(extension, items, larger, folder, thumbnails)
+        told = _bundle(extension, items, larger, folder, thumbnails)
+        _searchable(extension, text, image, folder)
+        return told
 
     made, reused = stores.artifacts.produce(
         "new_items",
@@ -165,6 +167,20 @@ def _bundle(
     write_golden(folder, onnx, [*half, *histories[: GOLDEN - len(half)]])
     sizes = {"beam": onnx.beam, "n_items": tree.n_items, "depth": tree.depth, "nodes": tree.n_nodes, "tables": tables}
     return told | {"model": sizes, EXTENDS: extension.champion.digest}
+
+
+def _searchable(extension: Extension, text: Artifact, image: Artifact, folder: Path) -> None:
+    """The champion's files of search with the new items' vectors, where it has any."""
+    from model import search_files
+
+    if not (extension.bundle / search_files.ARRAYS).exists():
+        return
+    rows = list(extension.rows)
+    content = [
+        read_npz(each.path / "embeddings.npz")[name][rows] for each in (text, image) for name in ("vectors", "present")
+    ]
+    encoders = {name: str(each.meta[RECIPE]["config"]["encoder"]) for name, each in (("text", text), ("image", image))}
+    search_files.extend(extension.bundle, folder, *content, encoders=encoders)
 
 
 def rules(stores: Stores, extension: Extension, made: Artifact) -> list[Rule]:

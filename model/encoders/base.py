@@ -47,6 +47,8 @@ class Encoder(ABC, Generic[Content, Prepared]):
     """sha256 (64 hex digits) over weights and preprocessing; a change of either is another encoder."""
     dim: int
     """Length of a vector."""
+    files: tuple[Path, ...] = ()
+    """What runs elsewhere as an encoder's folder, by ONNX Runtime; none where an installed package holds it, or needs more."""
 
     @abstractmethod
     def read(self, content: Content) -> bytes:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +29,10 @@ from model.encoders.base import Encoder, cpu_threads, onnx_session
 from model.errors import BadInput, Corrupt
 from model.files import digest_file, digest_json, publish_dir, read_json, verify_dir
 
-__all__ = ["ImageEncoder", "Preprocess", "opened", "rgb"]
+__all__ = ["WHOLE", "Box", "ImageEncoder", "Preprocess", "opened", "rgb"]
 
+Box = tuple[float, float, float, float]
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 MICRO_BATCH = 2
 """Pictures of one call: a layer's values then stay in a core's cache."""
 
@@ -80,6 +83,7 @@ class ImageEncoder(Encoder[Path | bytes, NDArray[np.uint8]]):
 
     def __init__(self, *, name: str, model: Path, digest: str, preprocess: Preprocess) -> None:
         self.name, self.digest, self.preprocess = name, digest, preprocess
+        self.files = tuple(sorted(model.parent.glob(f"{model.name}*")))
         self.session = onnx_session(model)
         self.input = self.session.get_inputs()[0].name
         self.output = self.session.get_outputs()[0].name
@@ -133,12 +137,17 @@ class ImageEncoder(Encoder[Path | bytes, NDArray[np.uint8]]):
             raise BadInput("the file is empty")
         return data
 
-    def prepare(self, data: bytes) -> NDArray[np.uint8]:
-        """Decoded pixels (size, size, 3) uint8; raises BadInput for what Pillow cannot decode to the end."""
+    def prepare(self, data: bytes, *, box: Box = WHOLE) -> NDArray[np.uint8]:
+        """Decoded pixels (size, size, 3) uint8 of what lies in `box`; raises BadInput for what Pillow cannot decode to the end.
+
+        box: left, top, right, bottom as fractions of the upright picture, 0 <= left < right <= 1 and the same downwards.
+        """
         from PIL import Image
 
-        size = self.preprocess.size
-        image = rgb(opened(data, max_pixels=self.preprocess.max_pixels, least=2 * size))
+        size, share = self.preprocess.size, min(box[2] - box[0], box[3] - box[1])
+        image = rgb(opened(data, max_pixels=self.preprocess.max_pixels, least=math.ceil(2 * size / share)))
+        if box != WHOLE:
+            image = image.crop(_pixels(box, image.size))
         return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), dtype=np.uint8)
 
     def forward(self, batch: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -170,7 +179,8 @@ def opened(data: bytes, *, max_pixels: int, least: int) -> Any:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > max_pixels:
                 raise BadInput(f"{image.width} x {image.height} pixels are more than {max_pixels:,} allowed")
-            image.draft("RGB", (least, least))  # JPEG only: decode at a reduced scale
+            enough = min(least, max(image.size))
+            image.draft("RGB", (enough, enough))  # JPEG only: decode at a reduced scale
             upright = ImageOps.exif_transpose(image)
             upright.load()
             return upright
@@ -182,6 +192,17 @@ def opened(data: bytes, *, max_pixels: int, least: int) -> Any:
         raise
     except Exception as error:  # torn files make Pillow's decoders raise a dozen classes: struct.error, zlib.error, ...
         raise BadInput(f"it is damaged: {error}") from error
+
+
+def _pixels(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """left, top, right, bottom in pixels, at least one pixel each way."""
+
+    def edges(start: float, end: float, side: int) -> tuple[int, int]:
+        low = min(int(start * side), side - 1)
+        return low, max(round(end * side), low + 1)
+
+    (left, right), (top, bottom) = edges(box[0], box[2], size[0]), edges(box[1], box[3], size[1])
+    return left, top, right, bottom
 
 
 def rgb(image: Any) -> Any:

@@ -75,9 +75,11 @@ class TextEncoder(Encoder[str, Any]):
         model = next((path / name for name in ("model.onnx", "onnx/model.onnx") if (path / name).is_file()), None)
         if model is None or not (path / "tokenizer.json").is_file():
             raise BadInput(f"{path} has no text model: model.onnx (or onnx/model.onnx) and tokenizer.json are needed")
-        return _OnnxTextEncoder(
+        found = _OnnxTextEncoder(
             name=path.resolve().name, model=model, tokenizer=path / "tokenizer.json", max_tokens=max_tokens
         )
+        found.files = (*sorted(model.parent.glob(f"{model.name}*")), path / "tokenizer.json")
+        return found
 
     def read(self, content: str) -> bytes:
         """UTF-8 of the text; lone surrogates become question marks rather than an error."""
