@@ -25,8 +25,8 @@ from serving.catalogue import Catalogue, Recommended
 from serving.histories import HISTORIES, StoredHistories
 from serving.node_names import NodeNames
 from serving.pictures import Pictures
-from serving.why import Explainer, Why
 from serving.search import Searcher
+from serving.why import Explainer, Why
 
 __all__ = ["Engine", "Recommended"]
 
