@@ -31,17 +31,8 @@ quiet_environment()
 
 def build(settings: Settings) -> dg.Definitions:
     """Definitions over one home."""
-    making = [
-        catalogue,
-        training_data,
-        embeddings,
-        search_space,
-        index_tree,
-        retrieval_model,
-        evaluation,
-        retrieval_onnx,
-    ]
-    modules = [*making, candidate, new_items]
+    making = [catalogue, training_data, embeddings, search_space, index_tree, retrieval_model, evaluation]
+    modules = [*making, retrieval_onnx, candidate, new_items]
     stores = Stores(home=str(settings.root))
     first = behaviors.first_day(stores)
     return dg.Definitions(
