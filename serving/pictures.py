@@ -9,6 +9,7 @@ Not covered: making them (`model.thumbnails`).
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,9 @@ class Pictures:
 
     def __init__(self, path: Path, offsets: NDArray[np.int64]) -> None:
         """Raises Corrupt where the offsets do not fit the file."""
-        self._offsets, self._file = offsets, path.open("rb", buffering=0)
-        size = os.fstat(self._file.fileno()).st_size
+        self._offsets, self._file = offsets, os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._file)  # with the engine: whoever swaps engines closes nothing
+        size = os.fstat(self._file).st_size
         if offsets.ndim != 1 or not len(offsets) or offsets[-1] != size or (np.diff(offsets) < 0).any():
             raise Corrupt(f"{path} of {size} bytes is not what its table says; run `miss materialize` again")
 
@@ -49,4 +51,4 @@ class Pictures:
     def read(self, item: int) -> bytes | None:
         """The file of an item's picture, WebP; None where it has none. Safe from several threads."""
         begin, end = int(self._offsets[item]), int(self._offsets[item + 1])
-        return os.pread(self._file.fileno(), end - begin, begin) if end > begin else None
+        return os.pread(self._file, end - begin, begin) if end > begin else None
