@@ -68,7 +68,7 @@ async function historyChanged() {
   });
   const count = `${(history.length + from).toLocaleString("en")} behavior${history.length + from === 1 ? "" : "s"}`;
   by("timeline-said").textContent = history.length ? `${count}, newest on the right` : "";
-  by("who-said").textContent = user ? `${user}${own ? ", changed here" : ""}` : own ? "A history of your own" : "";
+  by("who-said").textContent = !own ? "" : user ? `The history of ${user}, changed here` : "A history of your own";
   location.hash = user && !own ? `user=${encodeURIComponent(user)}` : "";
   state.active = null;
   if (state.tab === "search") chooseTab("recommend", false);

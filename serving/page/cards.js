@@ -46,7 +46,7 @@ export function tile(item) {
 export function card(item, { rank = null, note = "", noteKind = "", on = {} }) {
   const face = element(
     "button",
-    { type: "button", class: "face", "aria-describedby": false, onfocus: () => on.look?.(item), onclick: () => on.pick?.(item) },
+    { type: "button", class: "face", onfocus: () => on.look?.(item), onclick: () => on.pick?.(item) },
     tile(item),
     rank !== null && element("span", { class: "rank", "aria-hidden": "true" }, String(rank)),
     element("span", { class: "title" }, item.title),

@@ -1,11 +1,11 @@
 // The index tree as a picture: upper levels folded, the beam as ribbons, the path to the chosen item opened. Zooms, pans, has keys.
 
 import { imagePath, post } from "/page/api.js";
-import { COLUMN, ROW, layout, ribbon } from "/page/treelayout.js";
+import { BOX, ROW, layout, lines, ribbon } from "/page/treelayout.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const FIRST_LEVELS = 3;
-const BOX = { width: 150, height: 34 };
+const FACE = 28;
 const canvas = document.getElementById("canvas");
 const said = document.getElementById("tree-said");
 
@@ -23,6 +23,12 @@ function draw(tag, attributes = {}, ...children) {
   const made = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) if (value !== null && value !== undefined && value !== false) made.setAttribute(name, value);
   made.append(...children.filter(Boolean));
+  return made;
+}
+
+function text(tag, words, attributes = {}) {
+  const made = draw(tag, attributes);
+  made.textContent = words;
   return made;
 }
 
@@ -52,19 +58,19 @@ export async function openPath(steps) {
   for (const step of steps ?? []) {
     if (!nodes.has(step.node) || (!known(step.node) && step.items > 1)) {
       const above = path[step.level];
-      const told = await post("/v1/tree", { node: above, levels: Math.min(10, steps.length - step.level), ...asked, levels: 1 });
+      const told = await post("/v1/tree", { ...asked, node: above, levels: 1 });
       if (mine !== newest) return;
       keep(told);
     }
   }
   if (mine !== newest) return;
-  open = upper();
+  open = upper(path.length ? 2 : FIRST_LEVELS);
   path.forEach((node) => open.add(node));
   render();
   fit();
 }
 
-const upper = () => new Set([...nodes.values()].filter((each) => each.level < (innerWidth < 700 ? 2 : FIRST_LEVELS) && known(each.node)).map((each) => each.node));
+const upper = (levels = FIRST_LEVELS) => new Set([...nodes.values()].filter((each) => each.level < (innerWidth < 700 ? 2 : levels) && known(each.node)).map((each) => each.node));
 
 function fold() {
   open = upper();
@@ -85,36 +91,33 @@ async function toggle(node) {
   stage.querySelector(`[data-node="${node}"]`)?.focus({ preventScroll: true });
 }
 
-const short = (text, letters) => (text.length > letters ? `${text.slice(0, letters - 1).trimEnd()}…` : text);
-
 function box(each, most) {
-  const onPath = path.includes(each.node);
   const label = each.node === 0 ? "everything" : each.label;
-  const faces = each.typical.slice(0, 2);
-  const text = BOX.width - 18 - faces.length * 25;
+  const face = each.typical[0];
+  const left = face ? FACE + 11 : 10;
   const count = each.item_id ? "" : `${each.items.toLocaleString("en")} items`;
   const beam = each.beam ? `, ${each.beam} of the beam` : "";
+  const kinds = { "on-path": path.includes(each.node), cut: each.beam === 0, leaf: each.item_id };
+  const written = lines(label, Math.floor((BOX.width - left - 4) / 5.9));
   const group = draw(
     "g",
     {
       transform: `translate(${each.x},${each.y})`,
-      class: ["node", onPath && "on-path", each.beam === 0 && "cut", each.children && "folds", each.item_id && "leaf"].filter(Boolean).join(" "),
+      class: ["node", ...Object.keys(kinds).filter((kind) => kinds[kind])].join(" "),
       role: "treeitem",
       tabindex: each.node === focus ? 0 : -1,
       "data-node": each.node,
       "aria-level": each.level + 1,
       "aria-expanded": each.children ? String(each.shown.length > 0) : null,
-      "aria-label": `${label}${count ? `, ${count}` : ""}${beam}`,
+      "aria-label": `${label}${count && `, ${count}`}${beam}`,
     },
-    draw("title"),
-    draw("rect", { width: BOX.width, height: BOX.height, rx: 9, y: -BOX.height / 2 }),
-    ...faces.map((item, index) => draw("image", { href: imagePath(item), x: 5 + 25 * index, y: -BOX.height / 2 + 4, width: 23, height: BOX.height - 8, preserveAspectRatio: "xMidYMid slice" })),
-    draw("text", { x: 10 + 25 * faces.length, y: count ? -2 : 4, class: "label" }),
-    count && draw("text", { x: 10 + 25 * faces.length, y: 11, class: "count" }),
+    text("title", `${label}${count && ` (${count}${beam})`}`),
+    draw("rect", { class: "plate", width: BOX.width, height: BOX.height, rx: 9, y: -BOX.height / 2 }),
+    face && draw("image", { href: imagePath(face), x: 5, y: -BOX.height / 2 + 4, width: FACE, height: BOX.height - 8, preserveAspectRatio: "xMidYMid slice" }),
+    ...written.map((line, row) => text("text", line, { class: "label", x: left, y: (count ? -8 : 4 - 6 * (written.length - 1)) + 12 * row })),
+    count && text("text", `${each.items.toLocaleString("en")}${each.children && !each.shown.length ? " ›" : ""}`, { class: "count", x: left, y: 18 }),
+    each.beam && !each.item_id && text("text", String(each.beam), { class: "count held", x: BOX.width - 7, y: 18, "text-anchor": "end" }),
   );
-  group.querySelector("title").textContent = `${label}${count ? ` (${count}${beam})` : ""}`;
-  group.querySelector(".label").textContent = short(label, Math.max(6, Math.floor(text / 6.1)));
-  if (count) group.querySelector(".count").textContent = `${each.items.toLocaleString("en")}${each.beam ? ` · ${each.beam}` : ""}${each.children && !each.shown.length ? " ›" : ""}`;
   group.addEventListener("click", () => moved || toggle(each.node));
   group.style.setProperty("--beam", most ? (each.beam ?? 0) / most : 0);
   return group;
@@ -122,7 +125,7 @@ function box(each, most) {
 
 function render() {
   const told = layout(nodes, open);
-  size = { width: told.width - COLUMN + BOX.width, height: told.height };
+  size = { width: told.width, height: told.height };
   if (!told.placed.some((each) => each.node === focus)) focus = path.at(-1) ?? 0;
   if (!told.placed.some((each) => each.node === focus)) focus = 0;
   const most = nodes.get(0)?.beam ?? 0;
@@ -173,16 +176,16 @@ function move() {
   stage?.setAttribute("transform", `translate(${view.x},${view.y}) scale(${view.k})`);
 }
 
+/** All of it, unless it could not be read then: the end of the path, or the root, with what is around it. */
 function fit() {
   const { clientWidth: width, clientHeight: height } = canvas;
-  if (!width) return;
+  if (!width || !stage) return;
   const margin = 14;
-  const k = Math.min((width - 2 * margin) / size.width, (height - 2 * margin) / size.height, 1.15);
-  view = { k: Math.max(k, 0.34), x: margin, y: 0 };
-  view.y = Math.max(margin, (height - size.height * view.k) / 2) + (ROW / 2) * view.k;
+  const whole = Math.min((width - 2 * margin) / size.width, (height - 2 * margin) / size.height, 1.2);
+  const k = Math.max(whole, width < 700 ? 0.85 : 0.62);
+  view = { k, x: margin, y: (height - size.height * k) / 2 + (ROW / 2) * k };
   move();
-  const last = path.length && stage?.querySelector(`[data-node="${path.at(-1)}"]`);
-  if (last && k < 0.34) bring(last);
+  if (k > whole) bring(stage.querySelector(`[data-node="${path.at(-1) ?? 0}"]`));
 }
 
 function bring(to) {

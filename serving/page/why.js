@@ -4,6 +4,7 @@ import { element, tile } from "/page/cards.js";
 import { reveal } from "/page/timeline.js";
 
 const panel = document.getElementById("why");
+const SHOWN = 5;
 const UNITS = [
   ["co", "Co-GSU", "what goes together in the logs"],
   ["mm", "MM-GSU", "what looks and reads alike"],
@@ -40,8 +41,9 @@ function behaviors(why, [unit, name, told], at) {
     "section",
     { class: `unit ${unit}`, "aria-label": `${name}: ${told}` },
     element("h4", {}, element("span", { class: `mark ${unit}`, "aria-hidden": "true" }), ` ${name}`, element("span", { class: "quiet" }, ` · ${told}`)),
+    found.length > SHOWN && element("p", { class: "quiet" }, `Its ${SHOWN} strongest hold ${Math.round(100 * found.slice(0, SHOWN).reduce((sum, each) => sum + each.weight, 0))} % of its attention.`),
     found.length
-      ? element("ol", {}, ...found.slice(0, 5).map((each) => behavior(each, heaviest, at)))
+      ? element("ol", {}, ...found.slice(0, SHOWN).map((each) => behavior(each, heaviest, at)))
       : element("p", { class: "quiet" }, "It picked nothing here."),
   );
 }

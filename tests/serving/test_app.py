@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundle import BEAM, CATEGORIES, ITEM_IDS, N_ITEMS, N_USERS, USER_IDS, histories
+from tiny_bundle import BEAM, CATEGORIES, ITEM_IDS, N_ITEMS, N_USERS, USER_IDS, histories, picture
 
 from model.errors import BadInput
 from serving.app import create_app, run
@@ -20,6 +20,7 @@ from serving.live import Live
 HISTORY = Limits().history
 PATHS = {
     "/v1/recommend", "/v1/items", "/v1/items/{item_id}", "/v1/users", "/v1/users/{user}", "/v1/model",
+    "/v1/items/{item_id}/image", "/v1/tree", "/v1/compare",
     "/health/live", "/health/ready", "/metrics", "/v2", "/v2/health/live", "/v2/health/ready",
     "/v2/models/{name}", "/v2/models/{name}/versions/{version}", "/v2/models/{name}/ready",
     "/v2/models/{name}/versions/{version}/ready", "/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer",
@@ -39,7 +40,8 @@ def ids(answer: dict) -> list[str]:
 
 def categories_of(item: Any) -> dict[str, list[str]]:
     """What the service adds to an engine's item."""
-    return {"categories": CATEGORIES[ITEM_IDS.tolist().index(item["item_id"])].split(", ")}
+    index = ITEM_IDS.tolist().index(item["item_id"])
+    return {"categories": CATEGORIES[index].split(", "), "image": picture(index) is not None}
 
 
 def test_health_and_model_say_which_bundle_answers(client: TestClient, engine: Engine) -> None:
