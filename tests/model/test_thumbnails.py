@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def png(color: tuple[int, ...], size: tuple[int, int] = (300, 450)) -> bytes:
 
 def read(folder: Path) -> list[Image.Image | None]:
     offsets, data = read_npz(folder / PICTURE_PLACES)["offsets"], (folder / PICTURES).read_bytes()
-    return [Image.open(io.BytesIO(data[a:b])) if b > a else None for a, b in zip(offsets, offsets[1:], strict=False)]
+    return [Image.open(io.BytesIO(data[a:b])) if b > a else None for a, b in itertools.pairwise(offsets)]
 
 
 def test_each_item_keeps_its_own_picture_small(tmp_path: Path) -> None:

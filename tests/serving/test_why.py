@@ -1,4 +1,4 @@
-"""A user would lose: reasons that name what they did, at the place where they did it; a caller, a clear word where there are none."""
+"""A user would lose: reasons that name what they did, where they did it; a caller, a clear word where there are none."""
 
 from __future__ import annotations
 
