@@ -159,10 +159,16 @@ def history(as_json: Json = False) -> None:
 
 
 @app.command(help="Serve the champion over HTTP: /v1, /v2, /health, /metrics.")
-def serve(host: Host = "127.0.0.1", port: Annotated[int, _port("--port", "the service")] = 8000) -> None:
+def serve(
+    host: Host = "127.0.0.1",
+    port: Annotated[int, _port("--port", "the service")] = 8000,
+    challenger: Annotated[
+        bool, typer.Option("--challenger", help="Load the challenger too, for the page to compare.")
+    ] = False,
+) -> None:
     from orchestration.commands import up
 
-    up.serve(host, port)
+    up.serve(host, port, challenger=challenger)
 
 
 @app.command(help="Start Dagster's UI, MLflow's UI and the service together.")

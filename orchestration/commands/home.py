@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "books_of",
     "champion_bundle",
+    "challenger_engine",
     "champion_engine",
     "print_json",
     "project_file",
@@ -137,6 +138,21 @@ def champion_engine(home: Settings, *, threads: int = 0) -> Engine:
 
     version, folder = champion_bundle(home)
     return Engine(folder, version=version.version, threads=threads)
+
+
+def challenger_engine(home: Settings, *, threads: int = 0) -> Engine:
+    """The version that waits for a reviewer, to be looked at beside the champion. Raises NotReady where none waits."""
+    from assets.stores.registry import CHALLENGER
+    from serving.engine import Engine
+
+    registry = registry_of(home)
+    found = registry.by_alias(CHALLENGER) if registry.exists else None
+    if found is None:
+        raise NotReady(
+            "no challenger waits for review; serve without --challenger, or `miss materialize` a new version"
+        )
+    folder = registry.download(found.version, home.root / "bundles" / found.digest[:16])
+    return Engine(folder, version=found.version, threads=threads)
 
 
 def project_file(name: str) -> Path:

@@ -22,7 +22,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.errors import BadInput, MissError, NotReady
-from orchestration.commands.home import champion_engine, project_file, promoted, registry_of, say, settings
+from orchestration.commands.home import (
+    challenger_engine,
+    champion_engine,
+    project_file,
+    promoted,
+    registry_of,
+    say,
+    settings,
+)
 
 if TYPE_CHECKING:
     from assets.settings import Settings
@@ -32,8 +40,8 @@ __all__ = ["Children", "serve", "up"]
 START_WAIT_S, STOP_WAIT_S, POLL_S, FOLLOW_S = 120.0, 8.0, 0.5, 5.0
 
 
-def serve(host: str, port: int) -> None:
-    """Serve the champion until interrupted."""
+def serve(host: str, port: int, *, challenger: bool = False) -> None:
+    """Serve the champion until interrupted; `challenger` beside it, for a reviewer to compare."""
     from model.configure import configure
     from serving.app import create_app, run
     from serving.limits import Limits
@@ -42,7 +50,9 @@ def serve(host: str, port: int) -> None:
     home = settings()
     limits = configure(Limits, home.serving, where="serving")
     engine = champion_engine(home, threads=limits.threads)
-    app = create_app(Live(engine), limits=limits, token=home.service_token.get_secret_value(), name=home.model_name)
+    rival = challenger_engine(home, threads=limits.threads) if challenger else None
+    token = home.service_token.get_secret_value()
+    app = create_app(Live(engine), challenger=Live(rival), limits=limits, token=token, name=home.model_name)
     say(f"version {engine.version} (bundle {engine.digest[:16]}) on http://{host}:{port}, Ctrl-C stops it")
     run(app, host=host, port=port)
 

@@ -232,11 +232,13 @@ function colours() {
   apply();
 }
 
+const PLACES = { dagster: "Dagster", mlflow: "MLflow", mlflow_version: "This version", dagster_run: "Its run" };
+
 async function links() {
   const told = await get("/v1/links");
-  for (const [name, address] of Object.entries(told)) {
-    if (typeof address !== "string" || !/^https?:\/\//.test(address)) continue;
-    by("links").append(element("a", { href: address, target: "_blank", rel: "noopener noreferrer" }, { dagster: "Dagster", mlflow: "MLflow" }[name] ?? name));
+  for (const [name, label] of Object.entries(PLACES)) {
+    if (!/^https?:\/\//.test(told[name] ?? "")) continue;
+    by("links").append(element("a", { href: told[name], target: "_blank", rel: "noopener noreferrer" }, label));
   }
 }
 

@@ -22,7 +22,7 @@ export function search({ found, say, wanted }) {
     if (words) body.text = words;
     if (picture) body.image = picture.data;
     if (picture && shown?.box()) body.box = shown.box();
-    if (picture && words && shown) body.weights = { text: 1 - shown.mix(), image: shown.mix() };
+    if (picture && words && shown) body.weights = { text: 2 * (1 - shown.mix()), image: 2 * shown.mix() }; // 1 each is as learnt
     try {
       const answer = await post("/v1/search", body);
       if (mine === newest) found(answer, [words && `“${words}”`, picture && (body.box ? "part of a picture" : "a picture")].filter(Boolean).join(" and "));
