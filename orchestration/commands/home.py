@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "books_of",
-    "champion_bundle",
     "challenger_engine",
+    "champion_bundle",
     "champion_engine",
     "print_json",
     "project_file",
