@@ -27,6 +27,7 @@ LANES = {
     "item_pairs": 1.5,
     "multimodal_embeddings": 0.5,
     "index_tree": 0.5,
+    "search_space": 0.0,
     "baselines": 2.6,
     "retrieval_model": 1.2,
     "evaluation": 2.0,

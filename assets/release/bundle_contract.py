@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from assets.expectations import filled, hold, rule
+from model import search_files
 from model.files import read_npz
 from model.gate import Rule
 from model.index_tree import IndexTree
+from model.search_space import SearchSpace
 
 __all__ = ["check_bundle", "contract_rules"]
 
@@ -46,7 +48,8 @@ def check_bundle(bundle: Path) -> dict[str, Any]:
     known = {"min_value": 0, "max_value": n - 1}
     yes = {"value_set": [True]}
     return hold(
-        {
+        _search(bundle, n)
+        | {
             "catalogue": (
                 [catalogue],
                 [
@@ -89,6 +92,37 @@ def check_bundle(bundle: Path) -> dict[str, Any]:
             ),
         }
     )
+
+
+def _search(bundle: Path, n: int) -> dict[str, Any]:
+    """Rules of what is searched by text and picture; none for a bundle of before there was search."""
+    import pandas as pd
+
+    if not (bundle / search_files.ARRAYS).exists():
+        return {}
+    arrays = read_npz(bundle / search_files.ARRAYS)
+    items = arrays.pop("items").astype(np.float32)
+    widths = SearchSpace(arrays).widths
+    blocks = np.split(items, np.cumsum(widths), axis=1)[: len(widths)]
+    lengths = np.stack([np.linalg.norm(block, axis=1) for block in blocks])
+    # one for a modality that is there, zero for one that is not
+    odd = np.minimum(np.abs(lengths), np.abs(lengths - 1)).max(axis=0)
+    frame = pd.DataFrame({"off_unit": np.where(np.isfinite(odd), odd, 9.0)})
+    return {
+        "search": (
+            [frame],
+            [
+                rule(
+                    "ColumnValuesToBeBetween",
+                    "an item's vectors are of unit length, or absent",
+                    column="off_unit",
+                    min_value=0.0,
+                    max_value=0.01,
+                ),
+                rule("TableRowCountToEqual", "every item can be searched", value=n),
+            ],
+        )
+    }
 
 
 def contract_rules(bundle: Path) -> list[Rule]:

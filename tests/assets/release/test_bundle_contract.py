@@ -25,6 +25,7 @@ def test_a_sound_bundle_keeps_every_rule(sound: Path) -> None:
     assert summary["rows"]["catalogue"] == summary["rows"]["leaves"] == N_ITEMS
     rules = contract_rules(sound)
     assert [rule.name for rule in rules] == [
+        "contract_search",
         "contract_catalogue",
         "contract_users",
         "contract_logs",
@@ -42,7 +43,7 @@ def _change(name: str, array: str, change: Callable[[np.ndarray], np.ndarray]) -
     return spoil
 
 
-def _put(at: int, value: object) -> Callable[[np.ndarray], np.ndarray]:
+def _put(at: int | tuple[int, int], value: object) -> Callable[[np.ndarray], np.ndarray]:
     def change(array: np.ndarray) -> np.ndarray:
         array[at] = value
         return array
@@ -66,6 +67,9 @@ def _put(at: int, value: object) -> Callable[[np.ndarray], np.ndarray]:
         ),
         (_change("histories.npz", "items", _put(5, N_ITEMS)), "contract_logs", "in the catalogue"),
         (_change("tree.npz", "z", lambda z: z * 2), "contract_tree", "unit length"),
+        (_change("search.npz", "items", lambda v: v[:-1]), "contract_search", "every item"),
+        (_change("search.npz", "items", lambda v: v * 3), "contract_search", "unit length"),
+        (_change("search.npz", "items", _put((2, 0), np.nan)), "contract_search", "unit length"),
     ],
 )
 def test_a_bundle_that_is_not_sound_fails_the_rule_of_its_table(
