@@ -45,7 +45,7 @@ class SearchSpaceConfig:
     """Principal components of the text vectors, at most."""
     image_components: int = 256
     """Principal components of the image vectors, at most."""
-    queries: int = 1500
+    queries: int = 1000
     """Items, at most, of which sentences and altered pictures are made to train on; encoding them is what training costs."""
     temperature: float = 0.05
     """Of InfoNCE."""

@@ -16,10 +16,11 @@ import json
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 
 from model.errors import BadInput, Busy, NotReady
 from serving.api.shapes import ERRORS, Id, Item, count, ids, scored
@@ -182,10 +183,12 @@ async def _read(request: Request) -> tuple[Any, bytes | None]:
     try:
         form = await request.form(max_files=1, max_fields=FIELDS)
     except HTTPException as error:
+        if error.status_code != 400:
+            raise
         raise BadInput(f"the form cannot be read: {str(error.detail)[:200]}") from error
     given: dict[str, Any] = {}
     image = None
-    async with form:
+    try:
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 if name != "image":
@@ -199,6 +202,8 @@ async def _read(request: Request) -> tuple[Any, bytes | None]:
                 )
             else:
                 given[name] = _parsed(name, value) if name in JSON_FIELDS else value
+    finally:
+        await form.close()
     return given, image
 
 
