@@ -68,6 +68,13 @@ class Settings(BaseSettings):
     service_token: SecretStr = Field(
         default=SecretStr(""), description="what callers of the service must send; open to all who reach it where empty"
     )
+    follow_seconds: float = Field(
+        default=10.0, ge=0.1, description="how often the service looks whether another version is champion"
+    )
+    webhook_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="what MLflow signs its webhooks to the service with; they are off where empty",
+    )
     require_two_people: bool = Field(default=False, description="whoever trained a version cannot promote it")
     auto_promote: bool = Field(default=False, description="promote what passes the gate, without a reviewer")
     auto_extend: bool = Field(
@@ -81,6 +88,13 @@ class Settings(BaseSettings):
     )
     dagster_url: str = Field(
         default="http://127.0.0.1:3000", description="where people open Dagster's UI, for links to it"
+    )
+    mlflow_ui_url: str = Field(
+        default="",
+        description="where people open MLflow's UI, for links to it; the tracking server's where that is one",
+    )
+    service_url: str = Field(
+        default="http://127.0.0.1:8000", description="where people open the service, for links to it"
     )
     model_name: str = Field(default="miss-retrieval", description="registered model in MLflow")
 

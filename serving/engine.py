@@ -38,17 +38,19 @@ class Engine(OnnxSearch):
 
     name = "MISS (ONNX)"
 
-    def __init__(self, folder: Path, *, version: str = "", threads: int = 0) -> None:
-        """Verify and load; threads 0 is one per core.
+    def __init__(self, folder: Path, *, version: str = "", digest: str = "", threads: int = 0) -> None:
+        """Verify and load; threads 0 is one per core. digest: the bundle that is meant, any where empty.
 
-        Raises NotReady where `folder` holds no bundle, Corrupt where its bytes are not those of its manifest or do not
-        belong together.
+        Raises NotReady where `folder` holds no bundle, Corrupt where its bytes are not those of its manifest, are another
+        bundle's, or do not belong together.
         """
         try:
             manifest = verify_dir(folder)
         except FileNotFoundError as error:
             raise NotReady(f"{folder} holds no bundle; run `miss materialize`, which makes and promotes one") from error
         self.folder, self.version, self.digest = folder, version, str(manifest["digest"])
+        if digest and digest != self.digest:
+            raise Corrupt(f"{folder} holds bundle {self.digest[:16]}, not {digest[:16]} as registered; delete it")
         self.meta: dict[str, Any] = manifest["meta"]
         try:
             model = self.meta["model"]

@@ -25,6 +25,8 @@ class Live:
 
     def __init__(self, engine: Engine | None = None) -> None:
         self._engine = engine
+        self.absent = "no bundle is loaded yet; run `miss materialize`, which makes and promotes one"
+        """Why there is no engine, and the way out: one sentence."""
         self._swapping = threading.Lock()
 
     @property
@@ -32,7 +34,7 @@ class Live:
         """What serves now. Raises NotReady where nothing has been promoted yet."""
         engine = self._engine
         if engine is None:
-            raise NotReady("no bundle is loaded yet; run `miss materialize`, which makes and promotes one")
+            raise NotReady(self.absent)
         return engine
 
     @property

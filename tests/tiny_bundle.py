@@ -110,16 +110,21 @@ def _searchable() -> Path:
     return folder / "files"
 
 
-def publish(target: Path, *, note: str = "", golden: bool = True, searchable: bool = True) -> Path:
-    """Publish the bundle at `target`; another `note`, another digest. Texts and pictures of its items: `tiny_content`."""
+def publish(
+    target: Path, *, note: str = "", golden: bool = True, searchable: bool = True, titles: str = "Title of {}"
+) -> Path:
+    """Publish the bundle at `target`; another `note`, another digest. titles: of an item's id.
+
+    Texts and pictures of its items: `tiny_content`.
+    """
 
     def build(folder: Path) -> dict[str, Any]:
         for file in _exported().iterdir():
             shutil.copy(file, folder)
         users = histories()
-        titles = np.array([f"Title of {item}" for item in ITEM_IDS])
+        named = np.array([titles.format(item) for item in ITEM_IDS])
         categories = np.array(CATEGORIES)
-        write_npz(folder / "items.npz", {"item_id": ITEM_IDS, "title": titles, "categories": categories})
+        write_npz(folder / "items.npz", {"item_id": ITEM_IDS, "title": named, "categories": categories})
         items = np.concatenate(users)
         write_npz(folder / "popularity.npz", {"counts": np.bincount(items, minlength=N_ITEMS).astype(np.int64)})
         offsets = np.concatenate([[0], np.cumsum([len(h) for h in users])]).astype(np.int64)

@@ -35,6 +35,11 @@ class RunHandle:
     run_id: str
     client: MlflowClient
 
+    @property
+    def experiment_id(self) -> str:
+        """The experiment it belongs to; asks MLflow."""
+        return str(self.client.get_run(self.run_id).info.experiment_id)
+
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Parameters as text; a nested mapping's keys are joined by dots."""
         from mlflow.entities import Param

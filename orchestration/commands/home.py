@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "books_of",
+    "bundle_of",
     "challenger_engine",
     "champion_bundle",
     "champion_engine",
@@ -100,14 +101,14 @@ def promotion_of(home: Settings) -> Promotion:
     return Promotion(books_of(home), registry_of(home), two_people=home.require_two_people)
 
 
-def promoted(home: Settings) -> ModelVersionInfo | None:
-    """The champion, after what a kill or a hand left was settled; None where there is none.
+def promoted(home: Settings, promotion: Promotion | None = None) -> ModelVersionInfo | None:
+    """The champion, after what a kill or a hand left was settled; None where there is none. promotion: of who asks often.
 
     On a machine without the ledger, which is elsewhere then, it is what the ledger's machine noted in MLflow; nothing is moved.
     """
     from assets.stores.registry import CHAMPION
 
-    promotion = promotion_of(home)
+    promotion = promotion or promotion_of(home)
     if not promotion.registry.exists:
         return None
     if promotion.champion.elsewhere():
@@ -129,15 +130,20 @@ def champion_bundle(home: Settings) -> tuple[ModelVersionInfo, Path]:
             f"{home.root} has no champion yet; run `miss materialize`, which promotes the first version that passes the gate, "
             "or `miss demo`"
         )
-    return found, registry_of(home).download(found.version, home.root / "bundles" / found.digest[:16])
+    return found, bundle_of(home, registry_of(home), found.version, found.digest)
 
 
-def champion_engine(home: Settings, *, threads: int = 0) -> Engine:
-    """The promoted bundle, ready to answer, each call on so many threads (0 is one per core); raises as `champion_bundle` does."""
+def bundle_of(home: Settings, registry: Registry, version: str, digest: str) -> Path:
+    """A version's bundle on this machine, every byte checked."""
+    return registry.download(version, home.root / "bundles" / digest[:16])
+
+
+def champion_engine(home: Settings) -> Engine:
+    """The promoted bundle, ready to answer; raises as `champion_bundle` does."""
     from serving.engine import Engine
 
     version, folder = champion_bundle(home)
-    return Engine(folder, version=version.version, threads=threads)
+    return Engine(folder, version=version.version)
 
 
 def challenger_engine(home: Settings, *, threads: int = 0) -> Engine:

@@ -2,8 +2,9 @@
 
 - Every child has a process group of its own, so that Ctrl-C reaches this process alone and the groups are then stopped in
   order: asked to, waited for, and killed where they do not end.
-- The service is started when there is a champion and started again when there is another one; a promotion needs no hand.
-- A child that ends by itself ends everything, with the place of its log.
+- The service follows the champion by itself (`serving.follow`): started before there is one, it answers from when there is.
+- A child that ends by itself ends everything, with the end of its log and the place of it.
+- Each is told where the other two are, so that links between them lead there.
 
 Not covered: restarting what crashed (a supervisor's work), several workers per service, access control.
 """
@@ -19,41 +20,51 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from model.errors import BadInput, MissError, NotReady
-from orchestration.commands.home import (
-    challenger_engine,
-    champion_engine,
-    project_file,
-    promoted,
-    registry_of,
-    say,
-    settings,
-)
+from model.errors import BadInput, NotReady
+from orchestration.commands.home import challenger_engine, project_file, registry_of, say, settings
 
 if TYPE_CHECKING:
     from assets.settings import Settings
 
 __all__ = ["Children", "serve", "up"]
 
-START_WAIT_S, STOP_WAIT_S, POLL_S, FOLLOW_S = 120.0, 8.0, 0.5, 5.0
+START_WAIT_S, STOP_WAIT_S, POLL_S = 120.0, 8.0, 0.5
+TAIL = 10  # lines
+ENDS = (signal.SIGTERM, signal.SIGHUP)
+"""What ends all as Ctrl-C does: being asked to, and the end of the terminal."""
 
 
 def serve(host: str, port: int, *, challenger: bool = False) -> None:
-    """Serve the champion until interrupted; `challenger` beside it, for a reviewer to compare."""
+    """Serve what is champion, whenever that is another, until interrupted; `challenger` beside it, for a reviewer to compare."""
+    from assets.stores.links import mlflow_ui
     from model.configure import configure
+    from orchestration.commands.source import ChampionSource
+    from serving.api import links, webhook
     from serving.app import create_app, run
+    from serving.follow import Follower
     from serving.limits import Limits
     from serving.live import Live
 
     home = settings()
     limits = configure(Limits, home.serving, where="serving")
-    engine = champion_engine(home, threads=limits.threads)
     rival = challenger_engine(home, threads=limits.threads) if challenger else None
-    token = home.service_token.get_secret_value()
-    app = create_app(Live(engine), challenger=Live(rival), limits=limits, token=token, name=home.model_name)
-    say(f"version {engine.version} (bundle {engine.digest[:16]}) on http://{host}:{port}, Ctrl-C stops it")
+    follower = Follower(ChampionSource(home), poll_s=home.follow_seconds, threads=limits.threads, say=say)
+    app = create_app(
+        Live(),
+        challenger=Live(rival),
+        limits=limits,
+        token=home.service_token.get_secret_value(),
+        name=home.model_name,
+        routers=[
+            links.router(follower, dagster=home.dagster_url, mlflow=mlflow_ui(home)),
+            webhook.router(follower.wake, home.webhook_secret.get_secret_value()),
+        ],
+        beside=[follower.beside],
+        unguarded=[webhook.PATH],
+    )
+    say(f"http://{host}:{port} serves the champion of {home.root}, Ctrl-C stops it")
     run(app, host=host, port=port)
 
 
@@ -68,7 +79,8 @@ class Children:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop(*reversed(self.running))
+        with _signals(signal.SIG_IGN, signal.SIGINT, *ENDS):  # an impatient second Ctrl-C would leave them behind
+            self.stop(*reversed(self.running))
 
     def log(self, name: str) -> Path:
         """Where a child's output goes."""
@@ -89,9 +101,11 @@ class Children:
             )
 
     def check(self) -> None:
-        """Raise NotReady where one has ended."""
+        """Raise NotReady where one has ended, after the last lines that it wrote."""
         for name, child in self.running.items():
             if child.poll() is not None:
+                for line in self.log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]:
+                    say(f"{name}: {line}")
                 raise NotReady(f"{name} ended by itself (exit code {child.returncode}); its log is {self.log(name)}")
 
     def stop(self, *names: str) -> None:
@@ -114,17 +128,18 @@ def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
 
 
 @contextlib.contextmanager
-def _term_interrupts() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+def _signals(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
+    """These are handled so within the block."""
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, each in before.items():
+            signal.signal(number, each)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _hold_free(host: str, ports: Mapping[str, int]) -> None:
@@ -170,19 +185,19 @@ def _commands(home: Settings, host: str, ports: Mapping[str, int]) -> dict[str, 
     }
 
 
-def _champion(home: Settings, served: str | None) -> str | None:
-    """The promoted version, after aliases moved by hand were judged or put back; None where there is none."""
-    from assets.stores.registry import CHAMPION
+def _pages(home: Settings, host: str, ports: Mapping[str, int]) -> dict[str, str]:
+    """Settings that say where people open what is started here, where nobody has set them."""
+    from assets.stores.servers import is_served
 
-    registry = registry_of(home)
-    if not registry.exists:
-        return None
-    if (
-        served is not None and registry.aliases().get(CHAMPION) == served
-    ):  # the books are opened only where something moved
-        return served
-    found = promoted(home)
-    return None if found is None else found.version
+    place = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    names = {"dagster_url": "dagster", "service_url": "service"}
+    if not is_served(home.tracking_uri):
+        names["mlflow_ui_url"] = "mlflow"
+    return {
+        f"MISS_{setting.upper()}": f"http://{place}:{ports[name]}"
+        for setting, name in names.items()
+        if setting not in home.model_fields_set
+    }
 
 
 def up(host: str, ports: Mapping[str, int]) -> None:
@@ -200,15 +215,16 @@ def up(host: str, ports: Mapping[str, int]) -> None:
         "DAGSTER_HOME": str(dagster_home(home)),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_BACKEND_STORE_URI": POSTGRES.sub(DRIVER, home.tracking_uri),
+        **_pages(home, host, ports),
     }
     served_elsewhere = is_served(home.tracking_uri)
     if not served_elsewhere:
         registry_of(home).prepare()  # so that the server need not migrate the schema, which must happen once
     commands = _commands(home, host, ports)
     names = {"dagster": "Dagster", "mlflow": "MLflow", "service": "service"}
-    with _term_interrupts(), Children(home.root / "logs") as children:
+    with _signals(_interrupt, *ENDS), Children(home.root / "logs") as children:
         try:
-            for name in ("dagster", "mlflow"):
+            for name in names:
                 if name == "mlflow" and served_elsewhere:
                     print(f"MLflow   {masked(home.tracking_uri)}", flush=True)
                     continue
@@ -216,41 +232,9 @@ def up(host: str, ports: Mapping[str, int]) -> None:
             for name in list(children.running):
                 _wait(children, name, host, ports[name])
                 print(f"{names[name]:<8} http://{host}:{ports[name]}", flush=True)
-            _follow(home, children, commands["service"], env, root, host, ports["service"])
+            say(f"they run until Ctrl-C; what they say is in {children.logs}")
+            while True:
+                children.check()
+                time.sleep(POLL_S)
         except KeyboardInterrupt:
             say("stopping")
-
-
-def _follow(
-    home: Settings,
-    children: Children,
-    command: Sequence[str],
-    env: Mapping[str, str],
-    cwd: Path,
-    host: str,
-    port: int,
-) -> None:
-    """Keep the service on the current champion, for ever."""
-    served: str | None = None
-    told = False
-    while True:
-        try:
-            now = _champion(home, served)
-        except MissError as error:  # a run may hold the warehouse; what is served stays served
-            say(f"miss: {error}")
-            now = served
-        if now is not None and now != served:
-            if "service" in children.running:
-                say(f"version {now} is champion now; starting the service again")
-                children.stop("service")
-            children.start("service", command, env=env, cwd=cwd)
-            _wait(children, "service", host, port)
-            print(f"service  http://{host}:{port}  (version {now})", flush=True)
-            served = now
-        elif now is None and not told:
-            print(f"service  http://{host}:{port}  starts with the first champion: `miss materialize`", flush=True)
-            told = True
-        until = time.monotonic() + FOLLOW_S
-        while time.monotonic() < until:
-            children.check()
-            time.sleep(POLL_S)

@@ -99,7 +99,6 @@ def test_status_of_an_empty_home(miss: Miss, empty_home: Path) -> None:
     [
         (["recommend", "--user", "u"], "miss materialize"),
         (["evaluate", "--json"], "miss materialize"),
-        (["serve"], "miss materialize"),
         (["materialize"], "miss ingest DIR"),
         (["promote", "--reason", "r"], "miss materialize"),
         (["rollback", "--reason", "r"], "miss promote"),
