@@ -9,6 +9,7 @@ import dagster as dg
 import numpy as np
 
 from assets.retries import patient
+from assets.stores import links
 from assets.stores.artifacts import Artifact
 from assets.stores.io_manager import materialized
 from assets.stores.resource import Stores
@@ -94,11 +95,10 @@ def candidate(
         trained_by=_trained_by(context, stores),
         log=context.log.info,
     )
-    run_id = stores.registry.version(version).run_id
-    context.instance.add_run_tags(context.run.run_id, {"mlflow/run_id": run_id})
-    return materialized(
-        artifact, reused=reused, model_version=version, bundle_digest=artifact.data_version, mlflow_run_id=run_id
-    )
+    info = stores.registry.version(version)
+    context.instance.add_run_tags(context.run.run_id, {"mlflow/run_id": info.run_id})
+    told = {"model_version": version, "bundle_digest": artifact.data_version, "mlflow_run_id": info.run_id}
+    return materialized(artifact, reused=reused, **told, **links.metadata(stores.settings, stores.registry, info))
 
 
 @dg.asset_check(asset=candidate, blocking=True, description="the gate: may this bundle be served?")

@@ -5,6 +5,7 @@ import dagster as dg
 from assets.release.extension import EXTENDS
 from assets.release.review import carry_out
 from assets.retries import patient
+from assets.stores import links
 from assets.stores.artifacts import Artifact
 from assets.stores.champion import RESTORE
 from assets.stores.registry import ModelVersionInfo
@@ -66,6 +67,7 @@ def champion(context: dg.AssetExecutionContext, stores: Stores, candidate: Artif
             "challenger_waits": waits is not None,
             "bundle_digest": now.digest if now else "",
             ROWS: len(rows),
+            **links.metadata(stores.settings, registry, now),
         },
         data_version=dg.DataVersion(now.digest if now else "none"),
         check_results=[

@@ -4,6 +4,7 @@ import dagster as dg
 
 from assets.release.extension import find, make, register, rules
 from assets.retries import patient
+from assets.stores import links
 from assets.stores.artifacts import Artifact
 from assets.stores.resource import Stores
 
@@ -58,6 +59,7 @@ def new_items(
             "reused": reused,
             "model_version": version,
             "bundle_digest": made.data_version,
+            **links.metadata(stores.settings, stores.registry, stores.registry.version(version)),
             "found": values["new_items_found"],
             "as_before": values["old_items_as_before"],
         },

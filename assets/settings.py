@@ -131,6 +131,11 @@ class Settings(BaseSettings):
         return self.root / "artifacts"
 
     @property
+    def bundles(self) -> Path:
+        """Registered bundles on this machine, one folder per digest."""
+        return self.root / "bundles"
+
+    @property
     def tracking_uri(self) -> str:
         """MLflow's store."""
         return self.mlflow_uri or self.mlflow_tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"

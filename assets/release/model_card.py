@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from assets.release.verdict import Judged
+from assets.stores import links
 from assets.stores.artifacts import Artifact
 from assets.stores.champion import EXPIRES_AFTER
 from assets.stores.registry import TRAINED_BY
@@ -38,7 +39,8 @@ def write_card(stores: Stores, candidate: Artifact, judged: Judged, *, about: st
         report,
         changes=changes,
         about=about,
-        run_url=f"{stores.settings.dagster_url}/runs/{version.tags.get('dagster/run_id')}",
+        run_url=links.dagster_run(stores.settings, version.tags.get("dagster/run_id", "")),
+        service_url=stores.settings.service_url,
     )
     found = [gain(judged, name, "recall@50") for name in judged.rivals] + [
         gain(judged, name, "recall@50", mask=label)
@@ -54,7 +56,15 @@ def write_card(stores: Stores, candidate: Artifact, judged: Judged, *, about: st
     return text
 
 
-def card(judged: Judged, report: Mapping[str, Any], *, changes: Sequence[str], run_url: str, about: str = "") -> str:
+def card(
+    judged: Judged,
+    report: Mapping[str, Any],
+    *,
+    changes: Sequence[str],
+    run_url: str,
+    service_url: str = "",
+    about: str = "",
+) -> str:
     """The card in Markdown."""
     verdict, version = judged.document, judged.version
     failed = [rule["name"] for rule in verdict["rules"] if not rule["passed"]]
@@ -73,7 +83,8 @@ def card(judged: Judged, report: Mapping[str, Any], *, changes: Sequence[str], r
     lines = [
         f"# Version {version.version}, on {report['dataset']}{' (simulated histories)' if report['simulated'] else ''}",
         f"{said} on {verdict['created_at'][:16]} UTC against {against}. Good until {until:%Y-%m-%d %H:%M}. "
-        f"Bundle `{version.digest[:16]}`, trained by {version.tags.get(TRAINED_BY, 'nobody known')}, [run in Dagster]({run_url}).",
+        f"Bundle `{version.digest[:16]}`, trained by {version.tags.get(TRAINED_BY, 'nobody known')}, [run in Dagster]({run_url})"
+        f"{f', [the service]({service_url}) answers with the champion' if service_url else ''}.",
         about,
         "To approve: tag `review` = `approved` (and `review_by`, `review_reason`), or give it the alias `champion`."
         if not failed

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from assets.stores import links
 from assets.stores.artifacts import Artifact
 from assets.stores.registry import MODEL_FILES, TRAINED_BY, ModelVersionInfo
 from assets.stores.resource import Stores
@@ -70,6 +71,8 @@ def log_run(
     earlier = registry.find_run("bundle_digest", bundle.data_version)
     tags = {"dagster/run_id": dagster_run_id, "bundle_digest": bundle.data_version}
     report = read_json(made["evaluation"].path / "evaluation.json")
+    page = links.dagster_run(stores.settings, dagster_run_id)
+    made_in = f"[run in Dagster]({page}), [the service]({stores.settings.service_url}) answers with the champion"
     with registry.run(f"{report['dataset']} {bundle.data_version[:8]}", tags=tags, run_id=earlier) as run:
         if earlier is None:
             run.log_params(made["retrieval_model"].meta["config"])
@@ -102,6 +105,9 @@ def log_run(
         version = registry.register(
             bundle.path, run_id=run.run_id, tags={"dagster/run_id": dagster_run_id, TRAINED_BY: trained_by}
         )
-    registry.describe(version, f"# {registry.model_name} on {report['dataset']}\n\nNot judged by the gate yet.")
+        run.describe(f"Model version {version}; {made_in}.")
+    registry.describe(
+        version, f"# {registry.model_name} on {report['dataset']}\n\nNot judged by the gate yet; {made_in}."
+    )
     log(f"registered version {version} (bundle {bundle.data_version[:16]}, MLflow run {run.run_id})")
     return version

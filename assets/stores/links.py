@@ -8,6 +8,7 @@ Not covered: whether anything answers there.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from assets.settings import Settings
@@ -15,7 +16,10 @@ from assets.stores.registry import ModelVersionInfo, Registry
 from assets.stores.run_log import RunHandle
 from assets.stores.servers import is_served
 
-__all__ = ["dagster_run", "mlflow_run", "mlflow_ui", "of_version", "version_page"]
+if TYPE_CHECKING:
+    from dagster import MetadataValue
+
+__all__ = ["dagster_run", "metadata", "mlflow_run", "mlflow_ui", "of_version", "version_page"]
 
 MLFLOW_UI = "http://127.0.0.1:5000"
 
@@ -49,3 +53,12 @@ def of_version(settings: Settings, registry: Registry, version: ModelVersionInfo
     if made_by := version.tags.get("dagster/run_id"):
         pages["dagster_run"] = dagster_run(settings, made_by)
     return pages
+
+
+def metadata(settings: Settings, registry: Registry, version: ModelVersionInfo | None) -> dict[str, MetadataValue]:
+    """Links for a materialization in Dagster: the service, and MLflow's pages about a version where there is one."""
+    from dagster import MetadataValue
+
+    pages = {} if version is None else of_version(settings, registry, version)
+    pages.pop("dagster_run", None)  # of the run that made the version, not of the one that tells of it
+    return {name: MetadataValue.url(url) for name, url in {"service": settings.service_url, **pages}.items()}

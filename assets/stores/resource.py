@@ -10,6 +10,7 @@ from assets.release.promotion import Promotion
 from assets.settings import Settings
 from assets.stores.artifacts import ArtifactStore
 from assets.stores.books import Books
+from assets.stores.bundles import bundle
 from assets.stores.registry import ModelVersionInfo, Registry
 from assets.stores.warehouse import Warehouse
 
@@ -49,7 +50,7 @@ class Stores(dg.ConfigurableResource):
 
     def bundle(self, version: ModelVersionInfo) -> Path:
         """A version's bundle on this machine, every byte checked."""
-        return self.registry.download(version.version, self.settings.root / "bundles" / version.digest[:16])
+        return bundle(self.registry, version.version, version.digest, self.settings.bundles)
 
     @property
     def promotion(self) -> Promotion:

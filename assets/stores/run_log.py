@@ -40,6 +40,10 @@ class RunHandle:
         """The experiment it belongs to; asks MLflow."""
         return str(self.client.get_run(self.run_id).info.experiment_id)
 
+    def describe(self, text: str) -> None:
+        """What its page says of it, Markdown."""
+        self.client.set_tag(self.run_id, "mlflow.note.content", text)
+
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Parameters as text; a nested mapping's keys are joined by dots."""
         from mlflow.entities import Param

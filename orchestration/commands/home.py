@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "books_of",
-    "bundle_of",
     "challenger_engine",
     "champion_bundle",
     "champion_engine",
@@ -130,12 +129,9 @@ def champion_bundle(home: Settings) -> tuple[ModelVersionInfo, Path]:
             f"{home.root} has no champion yet; run `miss materialize`, which promotes the first version that passes the gate, "
             "or `miss demo`"
         )
-    return found, bundle_of(home, registry_of(home), found.version, found.digest)
+    from assets.stores.bundles import bundle
 
-
-def bundle_of(home: Settings, registry: Registry, version: str, digest: str) -> Path:
-    """A version's bundle on this machine, every byte checked."""
-    return registry.download(version, home.root / "bundles" / digest[:16])
+    return found, bundle(registry_of(home), found.version, found.digest, home.bundles)
 
 
 def champion_engine(home: Settings) -> Engine:

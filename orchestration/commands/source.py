@@ -3,7 +3,7 @@
 - Most looks ask MLflow for one alias and nothing else; the books are opened where it has moved.
 - An alias that a hand moved is judged or put back before anything of it is served.
 
-Not covered: removing bundles of versions that are served no more.
+Not covered: two services on one home: each asks for itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestration.commands.home import bundle_of, promoted, promotion_of
+from orchestration.commands.home import promoted, promotion_of
 from serving.follow import Promoted
 
 if TYPE_CHECKING:
@@ -46,4 +46,6 @@ class ChampionSource:
 
     def fetch(self, promoted: Promoted) -> Path:
         """Its bundle's folder, downloaded where it is not there yet; raises as `Registry.download` does."""
-        return bundle_of(self._home, self._promotion.registry, promoted.version, promoted.digest)
+        from assets.stores.bundles import bundle
+
+        return bundle(self._promotion.registry, promoted.version, promoted.digest, self._home.bundles)
