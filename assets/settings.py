@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from assets.places import Places
 
 __all__ = ["Settings"]
 
@@ -24,23 +25,10 @@ def _user() -> str:
         return f"uid {os.getuid()}"
 
 
-class Settings(BaseSettings):
+class Settings(Places):
     """Where state lives and what is configured; paths are absolute once read."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="MISS_", env_nested_delimiter="__", env_file="miss.env", extra="ignore", hide_input_in_errors=True
-    )
-
-    home: Path = Field(default=Path(".miss"), description="the one folder of state")
     retrain: str = Field(default="0 3 * * *", description="when the schedule `daily` retrains, as cron, UTC")
-    mlflow_uri: str = Field(
-        default="", description="MLflow tracking and registry store; SQLite under the home where empty"
-    )
-    mlflow_tracking_uri: str = Field(
-        default="",
-        validation_alias="MLFLOW_TRACKING_URI",
-        description="the same by MLflow's own name, where that is empty",
-    )
     dagster_postgres: SecretStr = Field(
         default=SecretStr(""), description="postgresql:// URL of Dagster's database; SQLite under the home where empty"
     )
@@ -104,38 +92,3 @@ class Settings(BaseSettings):
         if self.require_two_people and alone:
             raise ValueError(f"{alone} promotes without anybody, MISS_REQUIRE_TWO_PEOPLE asks for two: set one of them")
         return self
-
-    @property
-    def root(self) -> Path:
-        """Absolute home."""
-        return self.home.expanduser().resolve()
-
-    @property
-    def warehouse(self) -> Path:
-        """The DuckDB file of items and behaviors."""
-        return self.root / "warehouse.duckdb"
-
-    @property
-    def inbox(self) -> Path:
-        """Where new logs are put; a sensor takes them in."""
-        return self.root / "inbox"
-
-    @property
-    def books(self) -> Path:
-        """The DuckDB file of verdicts and the promotion ledger."""
-        return self.root / "books.duckdb"
-
-    @property
-    def artifacts(self) -> Path:
-        """What the assets made, one folder per asset and key."""
-        return self.root / "artifacts"
-
-    @property
-    def bundles(self) -> Path:
-        """Registered bundles on this machine, one folder per digest."""
-        return self.root / "bundles"
-
-    @property
-    def tracking_uri(self) -> str:
-        """MLflow's store."""
-        return self.mlflow_uri or self.mlflow_tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"

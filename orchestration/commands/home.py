@@ -144,6 +144,7 @@ def champion_engine(home: Settings) -> Engine:
 
 def challenger_engine(home: Settings, *, threads: int = 0) -> Engine:
     """The version that waits for a reviewer, to be looked at beside the champion. Raises NotReady where none waits."""
+    from assets.stores.bundles import bundle
     from assets.stores.registry import CHALLENGER
     from serving.engine import Engine
 
@@ -153,7 +154,7 @@ def challenger_engine(home: Settings, *, threads: int = 0) -> Engine:
         raise NotReady(
             "no challenger waits for review; serve without --challenger, or `miss materialize` a new version"
         )
-    folder = registry.download(found.version, home.root / "bundles" / found.digest[:16])
+    folder = bundle(registry, found.version, found.digest, home.bundles)
     return Engine(folder, version=found.version, threads=threads)
 
 
