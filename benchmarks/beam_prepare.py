@@ -31,7 +31,8 @@ LENGTHS = (100, 1000, 10_000)
 BRANCHINGS = (2, 4, 8)
 """The first is everywhere, the others are compared with it."""
 TABLES: dict[str, dict[str, Any]] = {name: {"tables": name} for name in ("float32", "float16", "int8")}
-TABLES["float32, behaviors by codes"] = {"codes": True}
+CODED = "float32, behaviors by codes"
+TABLES[CODED] = {"codes": True}
 """How tables and behaviors are stored -> options of `BeamSearch`; the first is the one that all else is measured with."""
 BEAM, LENGTH, K, BATCH, THREADS = 200, 1000, 100, 64, 2
 REFERENCES = {3416: 20, 100_000: 8, 1_000_000: 3}

@@ -8,7 +8,7 @@ from.
 - The same item again, altered posters and items that lack a modality; pairs of the catalogue that are the same poster; the
   time of a query; what HNSW and a tree over the very same vectors lose against scoring every item.
 
-Run: python -m benchmarks.multimodal_search --data FOLDER (of the data sets). Some five minutes on two cores, most of it
+Run: python -m benchmarks.search --data FOLDER (of the data sets). Some five minutes on two cores, most of it
 encoding, which is kept under --home.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import measured
-from benchmarks.multimodal_material import CHANGES, Asked, gather
+from benchmarks.search_material import CHANGES, Asked, gather
 from model.encoders import ImageEncoder, TextEncoder
 from model.evaluation import bootstrap_ci, paired_bootstrap
 from model.hnsw import HNSW
@@ -39,7 +39,7 @@ DUPLICATES = 0.97
 
 
 def main() -> None:
-    """Measure and write benchmarks/results/multimodal_search.json."""
+    """Measure and write benchmarks/results/search.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets")
     parser.add_argument("--home", type=Path, default=Path(".miss-search"), help="where vectors are kept")
@@ -67,7 +67,7 @@ def main() -> None:
     ]
     weights = [{"weights of": name, **space.weights} for name, space in spaces.items()]
     took = {"encoding s": encoded, "training s": seconds, "all s": time.perf_counter() - began}
-    measured.write("multimodal_search", [*rows, *speed, *weights, took], targets)
+    measured.write("search", [*rows, *speed, *weights, took], targets)
 
 
 def learnt(asked: Asked, config: SearchSpaceConfig) -> tuple[dict[str, SearchSpace], float]:

@@ -1,4 +1,4 @@
-"""Queries for `benchmarks.multimodal_search`: MovieLens-1M's posters and descriptions, encoded, and what is asked of them.
+"""Queries for `benchmarks.search`: MovieLens-1M's posters and descriptions, encoded, and what is asked of them.
 
 - The items that figures are told of (`REPORTED`) are kept from training altogether: no head has seen their text, their poster
   or a query made of them. All items of the catalogue are there to be found.

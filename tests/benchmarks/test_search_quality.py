@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.multimodal_material import Asked, _names
-from benchmarks.multimodal_search import ENCODERS, EQUALLY, LEARNT, PLAIN, _walk, duplicates, quality, ranks, told
+from benchmarks.search import ENCODERS, EQUALLY, LEARNT, PLAIN, _walk, duplicates, quality, ranks, told
+from benchmarks.search_material import Asked, _names
 from model.index_tree import build_tree
 from model.search_space_training import Examples, nothing_learnt
 
