@@ -6,17 +6,21 @@ endpoint take minutes and are marked slow; a few of each are always run.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import schemathesis
+from folder_source import FolderSource
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import checks
 from tiny_bundle import BEAM, ITEM_IDS, USER_IDS
 
+from serving.api import links, webhook
 from serving.app import create_app
 from serving.engine import Engine
+from serving.follow import Follower
 from serving.limits import Limits
 from serving.live import Live
 
@@ -25,14 +29,20 @@ SAME = [
     checks.not_a_server_error, checks.response_schema_conformance, checks.status_code_conformance,
     checks.content_type_conformance,
 ]  # fmt: skip
+MORE = [
+    links.router(Follower(FolderSource(Path())), dagster="http://dagster", mlflow="http://mlflow"),
+    webhook.router(lambda: None, "secret"),
+]
 ENDPOINTS = sorted(
-    (path, method.upper()) for path, methods in create_app(Live()).openapi()["paths"].items() for method in methods
+    (path, method.upper())
+    for path, methods in create_app(Live(), routers=MORE).openapi()["paths"].items()
+    for method in methods
 )
 
 
 def fuzz(engine: Engine, path: str, method: str, cases: int) -> None:
     """Ask `cases` requests of one endpoint, half of them what its description does not allow."""
-    app = create_app(Live(engine), limits=Limits(k=BEAM))
+    app = create_app(Live(engine), limits=Limits(k=BEAM), routers=MORE)
     try:
         operation = schemathesis.openapi.from_asgi("/openapi.json", app)[path][method]
         for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):

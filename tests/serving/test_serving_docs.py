@@ -11,10 +11,13 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from folder_source import FolderSource
 from http_server import serving
 
+from serving.api import links
 from serving.app import create_app
 from serving.engine import Engine
+from serving.follow import Follower
 from serving.limits import Limits
 from serving.live import Live
 
@@ -23,8 +26,11 @@ LINES = re.findall(r"^curl .*$", TEXT, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def address(engine: Engine) -> Iterator[str]:
-    with serving(create_app(Live(engine))) as found:
+def address(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    pages = links.router(
+        Follower(FolderSource(tmp_path_factory.mktemp("docs"))), dagster="http://dagster", mlflow="http://mlflow"
+    )
+    with serving(create_app(Live(engine), routers=[pages])) as found:
         yield found
 
 
