@@ -8,7 +8,7 @@ from.
 - The same item again, altered posters and items that lack a modality; pairs of the catalogue that are the same poster; the
   time of a query; what HNSW and a tree over the very same vectors lose against scoring every item.
 
-Run: python -m benchmarks.search --data FOLDER (of the data sets). Some five minutes on two cores, most of it
+Run: python -m benchmarks.search. Some five minutes on two cores, most of it
 encoding, which is kept under --home.
 """
 
@@ -41,8 +41,11 @@ DUPLICATES = 0.97
 def main() -> None:
     """Measure and write benchmarks/results/search.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets")
-    parser.add_argument("--home", type=Path, default=Path(".miss-search"), help="where vectors are kept")
+    data = measured.ROOT.parent / "shared" / "data"
+    parser.add_argument("--data", type=Path, default=data, help="folder of the data sets")
+    parser.add_argument(
+        "--home", type=Path, default=measured.ROOT / ".miss-bench" / "search", help="where vectors are kept"
+    )
     arguments = parser.parse_args()
     began = time.perf_counter()
     texts, images = TextEncoder.default(), ImageEncoder.default(arguments.home)

@@ -55,7 +55,7 @@ PEER_BATCH, PEER_EVERY = 128, 0.25
 """The peer's own users a step; epochs between two evaluations of it."""
 USERS, EPOCHS = 310, 3
 """Users timed, and epochs over them."""
-JUDGES, REACH, BUDGET_S = 1000, 0.1, 180.0
+JUDGES, REACH, BUDGET_S = 1000, 0.1, 120.0
 """Validation users, the NDCG@10 to reach, and seconds of training at most."""
 
 
