@@ -42,7 +42,7 @@ def router(service: Service) -> APIRouter:
     api = APIRouter(tags=["recommend"], responses=ERRORS)
     limits = service.limits
 
-    class Wanted(BaseModel):
+    class Both(BaseModel):
         """Who is recommended to by both."""
 
         model_config = ConfigDict(extra="forbid")
@@ -51,7 +51,7 @@ def router(service: Service) -> APIRouter:
         history: ids(limits, "item ids, oldest first") | None = None
         k: count(limits) = 10
 
-    async def side(engine: Any, wanted: Wanted) -> Side:
+    async def side(engine: Any, wanted: Both) -> Side:
         history = wanted.history
         known = None if history is None else [each for each in history if engine.catalogue.find(each) is not None]
         k = min(wanted.k, engine.beam, engine.n_items)
@@ -64,7 +64,7 @@ def router(service: Service) -> APIRouter:
         )
 
     @api.post("/v1/compare")
-    async def compare(wanted: Wanted) -> Compared:
+    async def compare(wanted: Both) -> Compared:
         """Champion and challenger on one request."""
         champion = await side(service.live.engine, wanted)
         if not service.challenger.ready:

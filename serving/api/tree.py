@@ -52,7 +52,7 @@ def router(service: Service) -> APIRouter:
     api = APIRouter(tags=["tree"], responses=ERRORS)
     limits = service.limits
 
-    class Wanted(BaseModel):
+    class Part(BaseModel):
         """Which part, and whose search is to be seen in it."""
 
         model_config = ConfigDict(extra="forbid")
@@ -63,7 +63,7 @@ def router(service: Service) -> APIRouter:
         history: ids(limits, "item ids, oldest first") | None = None
 
     @api.post("/v1/tree")
-    async def tree(wanted: Wanted) -> Tree:
+    async def tree(wanted: Part) -> Tree:
         """Part of the tree."""
         engine = service.live.engine
         names = engine.names

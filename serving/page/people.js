@@ -46,6 +46,8 @@ export function people({ chosen, say }) {
 
   input.addEventListener("input", () => {
     clearTimeout(timer);
+    options = []; // what was listed is not what is typed now
+    open(false);
     timer = setTimeout(() => fill().catch((error) => say(error.message)), WAIT_MS);
   });
   input.addEventListener("focus", () => fill().catch((error) => say(error.message)));

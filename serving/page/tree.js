@@ -17,7 +17,9 @@ let view = { x: 0, y: 0, k: 1 };
 let size = { width: 1, height: 1 };
 let focus = 0;
 let stage = null;
-let newest = 0;
+let newestTree = 0;
+let newestPath = 0;
+let loaded = Promise.resolve();
 
 function draw(tag, attributes = {}, ...children) {
   const made = document.createElementNS(SVG, tag);
@@ -36,10 +38,16 @@ const keep = (told) => told.nodes.forEach((each) => nodes.set(each.node, { ...no
 const known = (node) => [...nodes.values()].some((each) => each.parent === node);
 
 /** Ask for the upper levels, as the search of `who` ({user} or {history}) lies in them. */
-export async function showTree(who) {
-  const mine = ++newest;
+export function showTree(who) {
+  loaded = load(who);
+  return loaded;
+}
+
+async function load(who) {
+  const mine = ++newestTree;
+  newestPath += 1;
   const told = await post("/v1/tree", { node: 0, levels: FIRST_LEVELS, ...who });
-  if (mine !== newest) return;
+  if (mine !== newestTree) return;
   asked = who;
   nodes = new Map();
   keep(told);
@@ -53,17 +61,14 @@ export async function showTree(who) {
 
 /** Open the way to an item: steps of its reason, or null for none. */
 export async function openPath(steps) {
-  const mine = ++newest;
-  path = steps ? steps.map((step) => step.node) : [];
+  const mine = ++newestPath;
+  await loaded.catch(() => {}); // whoever asked for the tree is told
   for (const step of steps ?? []) {
-    if (!nodes.has(step.node) || (!known(step.node) && step.items > 1)) {
-      const above = path[step.level];
-      const told = await post("/v1/tree", { ...asked, node: above, levels: 1 });
-      if (mine !== newest) return;
-      keep(told);
-    }
+    if (mine !== newestPath) return;
+    if (!known(step.node) && step.items > 1) keep(await post("/v1/tree", { ...asked, node: step.node, levels: 1 }));
   }
-  if (mine !== newest) return;
+  if (mine !== newestPath) return;
+  path = steps ? steps.map((step) => step.node) : [];
   open = upper(path.length ? 2 : FIRST_LEVELS);
   path.forEach((node) => open.add(node));
   render();
@@ -133,7 +138,7 @@ function render() {
     const share = most ? (child.beam ?? 0) / most : 0;
     const onPath = path.includes(child.node);
     const link = draw("path", { d: ribbon(each.y, child.y, each.x + BOX.width, child.x), class: `link${onPath ? " on-path" : ""}${most && !child.beam ? " cut" : ""}` });
-    link.style.setProperty("--wide", share ? 1.5 + 20 * Math.sqrt(share) * share ** 0.25 : 1);
+    link.style.setProperty("--wide", `${share ? 1.5 + 20 * share ** 0.75 : 1}px`);
     return link;
   }));
   links.sort((a, b) => a.classList.contains("on-path") - b.classList.contains("on-path"));
