@@ -144,7 +144,9 @@ function render() {
   links.sort((a, b) => a.classList.contains("on-path") - b.classList.contains("on-path"));
   stage = draw("g", { class: "stage" }, draw("g", { class: "links", "aria-hidden": "true" }, ...links), ...told.placed.map((each) => box(each, most)));
   const picture = draw("svg", { role: "tree", "aria-label": "The index tree; arrow keys walk, Enter folds and unfolds" }, stage);
+  const within = canvas.contains(document.activeElement);
   canvas.replaceChildren(picture);
+  if (within) stage.querySelector(`[data-node="${focus}"]`)?.focus({ preventScroll: true });
   picture.addEventListener("keydown", keys);
   move();
 }
