@@ -35,7 +35,7 @@ from model.search_space_training import EQUAL, nothing_learnt, train
 Floats = NDArray[np.float32]
 Ranks = NDArray[np.int64]
 LEARNT, EQUALLY, PLAIN, ENCODERS = "learnt", "equal weights", "without hard negatives", "encoders alone"
-DUPLICATES = 0.97
+DUPLICATES = 0.8
 
 
 def main() -> None:
@@ -88,11 +88,20 @@ def learnt(asked: Asked, config: SearchSpaceConfig) -> tuple[dict[str, SearchSpa
     return {LEARNT: space, EQUALLY: equally, PLAIN: plain, ENCODERS: nothing_learnt(*known, config)}, seconds
 
 
-def ranks(space: SearchSpace, asked: Asked, *, picture: str = "", text: bool = False, lacks: str = "") -> Ranks:
-    """(Q,) where the right item comes, 1 the first, ties against it; `lacks`: a modality that the right items are stripped of."""
+def ranks(
+    space: SearchSpace,
+    asked: Asked,
+    *,
+    picture: str = "",
+    text: bool = False,
+    lacks: str = "",
+    everywhere: bool = False,
+) -> Ranks:
+    """(Q,) where the right item comes, 1 the first, ties against it; `lacks`: a modality that the right items are
+    stripped of, or all items where `everywhere`."""
     there = {"text": asked.text_present.copy(), "image": asked.image_present.copy()}
     if lacks:
-        there[lacks][asked.item] = False
+        there[lacks][slice(None) if everywhere else asked.item] = False
     items = space.items(asked.text, there["text"], asked.image, there["image"])
     n = len(asked.item)
     pictures = asked.pictures[picture] if picture else np.zeros((n, asked.image.shape[1]), np.float32)
@@ -117,8 +126,8 @@ def quality(asked: Asked, spaces: dict[str, SearchSpace]) -> list[dict[str, Any]
         ("sentence", {"text": True}),
         ("part of the poster", {"picture": "cropped"}),
         ("sentence and part of the poster", {"text": True, "picture": "cropped"}),
-        ("sentence, the item has only its poster", {"text": True, "lacks": "text"}),
-        ("part of the poster, the item has only its text", {"picture": "cropped", "lacks": "image"}),
+        ("sentence, no item has a text", {"text": True, "lacks": "text", "everywhere": True}),
+        ("part of the poster, no item has a poster", {"picture": "cropped", "lacks": "image", "everywhere": True}),
         (
             "sentence and part of the poster, the item has only its poster",
             {"text": True, "picture": "cropped", "lacks": "text"},
@@ -181,7 +190,7 @@ def same_again(asked: Asked, space: SearchSpace) -> list[dict[str, Any]]:
 
 
 def duplicates(asked: Asked) -> list[dict[str, Any]]:
-    """Pairs of items whose posters are all but the same to the encoder."""
+    """Pairs of items whose posters are much alike to the encoder: the same one, a series, a re-release."""
     present = np.flatnonzero(asked.image_present)
     vectors = asked.image[present] / np.linalg.norm(asked.image[present], axis=1, keepdims=True)
     first, second, alike = near_duplicates(vectors, DUPLICATES)

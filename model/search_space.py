@@ -43,7 +43,7 @@ class SearchSpaceConfig:
     """Of the joint space."""
     text_components: int = 256
     """Principal components of the text vectors, at most."""
-    image_components: int = 256
+    image_components: int = 512
     """Principal components of the image vectors, at most."""
     queries: int = 1000
     """Items, at most, of which sentences and altered pictures are made to train on; encoding them is what training costs."""

@@ -31,7 +31,7 @@ from model.search_space import MISSING, PAIRS, Flags, Floats, SearchSpace, Searc
 
 __all__ = ["EQUAL", "Examples", "Learnt", "nothing_learnt", "train"]
 
-CANDIDATES = 8192
+CANDIDATES, STEPS = 8192, 150
 EQUAL = np.array([1.0] * len(PAIRS) + [0.0] * len(MISSING), np.float32)
 """The weights where there is nothing to learn them from."""
 FEWEST = 20
@@ -310,26 +310,26 @@ def _fit_weights(
     # which of the query, which of the item: see PAIRS
     by, on = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 1, 0])
     kinds = [(True, False), (False, True), (True, True)]
-    count = 0
-    for _ in range(150):
+    asking = []  # (scale of each pair, rows, cosines) of each kind of query that there is
+    for kind in kinds:
+        wanted = torch.tensor(kind)
+        full = torch.nonzero(((wanted & there) == wanted).all(dim=1)).ravel()
+        if len(full):
+            asking.append((wanted.float()[by], goal[full], cosines[full]))
+    for _ in range(STEPS):
         optimizer.zero_grad()
         draw = torch.rand(len(rows))
         lost = torch.stack([draw < config.modality_dropout, draw > 1 - config.modality_dropout], dim=1)
         kept = has * (~(lost & (has.sum(dim=1, keepdim=True) > 1))).float()  # (C, 2)
-        w = logs.exp()
-        total, count = torch.zeros(()), 0
-        for kind in kinds:
-            use = torch.tensor(kind) & there
-            full = (use == torch.tensor(kind)).all(dim=1)
-            if not full.any():
-                continue
-            scale = torch.tensor(kind).float()[by] * w  # (4,)
-            present = kept[:, on]  # (C, 4)
-            missing = ((1 - present) * absent[on]) @ scale
-            logits = (cosines[full] * present) @ scale + missing
-            total = total + F.cross_entropy(logits / config.temperature, goal[full])
-            count += int(full.sum())
+        present = kept[:, on]  # (C, 4)
+        total = torch.zeros(())
+        for used, right, alike in asking:
+            scale = used * logs.exp()
+            worth = ((1 - present) * absent[on]) @ scale  # (C,)
+            logits = torch.einsum("mcp,cp->mc", alike, present * scale) + worth
+            total = total + F.cross_entropy(logits / config.temperature, right)
         (total / len(kinds)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+    count = sum(len(right) for _, right, _ in asking)
     found = np.concatenate([logs.detach().exp().numpy(), absent.detach().numpy()])
     return found.astype(np.float32), {"queries": count, "candidates": len(rows)}
