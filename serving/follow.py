@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import random
 import threading
 import time
@@ -124,6 +125,7 @@ class Follower:
         self._bad: Promoted | None = None
         self._retry_at, self._failures = 0.0, 0
         self._silences = 0
+        self._untidy = False
 
     def wake(self) -> None:
         """Look now, not only when it is time; any thread may say so."""
@@ -152,6 +154,9 @@ class Follower:
     def look(self, live: Live) -> float:
         """Look once, and take over what is new; returns the seconds until the next look. Raises nothing."""
         begun = time.monotonic()
+        if self._untidy and len(self._engines) < 2:  # the old one's last request has ended
+            self._untidy = False
+            _give_back()
         try:
             promoted = self._source.current()
         except Exception as error:
@@ -175,7 +180,7 @@ class Follower:
             else:
                 self._engines.add(engine)
                 live.swap(engine)
-                self.promoted = promoted
+                self.promoted, self._untidy = promoted, True
                 self._good()
                 self.told.swaps.inc()
                 self.told.swapped.set_to_current_time()
@@ -230,6 +235,12 @@ class Follower:
     def _pause(self, seconds: float) -> float:
         """About as many seconds, at most `LONGEST_PAUSE_S` or a poll; by chance, so that a fleet spreads out."""
         return random.uniform(0.8, 1.2) * min(seconds, max(LONGEST_PAUSE_S, self._poll_s))
+
+
+def _give_back() -> None:
+    """Let the C library return what was freed: it keeps pages of the old engine, some MB for the first few swaps."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _sentence(error: Exception) -> str:

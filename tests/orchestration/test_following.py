@@ -215,7 +215,7 @@ def test_mlflows_server_tells_the_service_which_serves_at_once(
             monkeypatch.setenv(name, value)
         registry = registry_of(settings())
         registry._client.create_webhook(
-            "the service",
+            "miss",
             f"{service}/v1/webhooks/mlflow",
             ["model_version_alias.created"],
             secret="between the two",

@@ -20,7 +20,7 @@ from shared_servers import ROOT, free_port, listens
 from terminal import Miss
 
 from assets.settings import Settings
-from model.errors import BadInput
+from model.errors import BadInput, NotReady
 from orchestration.commands import up
 
 
@@ -120,7 +120,7 @@ def gone(pids: set[int]) -> bool:
 
 @pytest.mark.slow
 def test_a_fresh_clone_shows_three_pages_that_lead_to_each_other_and_ends_clean(tmp_path: Path) -> None:
-    """Nothing was made before; one of the three dies at last, which ends the other two and says why."""
+    """Nothing was made before; Ctrl-C ends all, and the next `miss up` finds its ports free."""
     with started(tmp_path) as running:
         addresses = running.addresses()
         assert addresses == {
@@ -138,24 +138,30 @@ def test_a_fresh_clone_shows_three_pages_that_lead_to_each_other_and_ends_clean(
         assert "<html" in httpx.get(pages["mlflow"], follow_redirects=True).text.lower()
         children = running.descendants()
         assert len(children) >= 4, "webserver and daemon are two"
-        (service,) = [pid for pid in children if b"\0serve\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        os.kill(service, signal.SIGKILL)
-        _, said = running.process.communicate(timeout=90)
-        assert running.process.returncode == 3
-        assert "service ended by itself (exit code -9); its log is " in said.splitlines()[-1]
-        assert any(line.startswith("service: ") and "serves the champion" in line for line in said.splitlines())
-        assert gone(children)
-        assert not any(listens(port) for port in running.ports.values())
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_all_three(tmp_path: Path) -> None:
-    """The next `miss up` finds its ports free."""
-    with started(tmp_path) as running:
-        running.addresses()
-        children = running.descendants()
         running.process.send_signal(signal.SIGINT)
         _, said = running.process.communicate(timeout=90)
         assert (running.process.returncode, said.splitlines()[-1]) == (0, "stopping")
         assert gone(children)
         assert not any(listens(port) for port in running.ports.values())
+
+
+def test_one_that_dies_ends_the_others_and_its_last_words_are_told(
+    miss: Miss, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that is gone while two others go on is found out by the third person who looks; the reason is read at once."""
+    ports = {"--port": free_port(), "--dagster-port": free_port(), "--mlflow-port": free_port()}
+    serves = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1"]
+    dies = "import threading, os, http.server as h; threading.Timer(2, lambda: (print('out of memory', flush=True), os._exit(7))).start()"
+    dies += f"; h.HTTPServer(('127.0.0.1', {ports['--mlflow-port']}), h.BaseHTTPRequestHandler).serve_forever()"
+    commands = {
+        "dagster": [*serves, str(ports["--dagster-port"])],
+        "mlflow": [sys.executable, "-c", dies],
+        "service": [*serves, str(ports["--port"])],
+    }
+    monkeypatch.setattr(up, "_commands", lambda *_: commands)
+    said = miss("up", *(str(each) for pair in ports.items() for each in pair))
+    assert said.code == NotReady.exit_code
+    *before, last = said.err.splitlines()
+    assert last.startswith(f"miss: mlflow ended by itself (exit code 7); its log is {home / 'logs' / 'mlflow.log'}")
+    assert "mlflow: out of memory" in before
+    assert not any(listens(port) for port in ports.values())

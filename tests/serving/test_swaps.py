@@ -15,12 +15,12 @@ import pytest
 from folder_source import FolderSource
 from tiny_bundle import ITEM_IDS, USER_IDS
 
-SWAPS, REQUESTS, CALLERS, WARM_UP = 20, 10_000, 8, 2
+SWAPS, REQUESTS, CALLERS, WARM_UP = 20, 10_000, 8, 5
 
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    """The service in a process of its own, on version 1; 2 to 23 are there."""
+    """The service in a process of its own, on version 1; the next ones are there."""
     source = FolderSource(tmp_path)
     for version in range(1, SWAPS + WARM_UP + 2):
         source.make(str(version))
