@@ -151,7 +151,8 @@ def test_one_that_dies_ends_the_others_and_its_last_words_are_told(
     """A page that is gone while two others go on is found out by the third person who looks; the reason is read at once."""
     ports = {"--port": free_port(), "--dagster-port": free_port(), "--mlflow-port": free_port()}
     serves = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1"]
-    dies = "import threading, os, http.server as h; threading.Timer(2, lambda: (print('out of memory', flush=True), os._exit(7))).start()"
+    dies = "import threading, os, http.server as h; "
+    dies += "threading.Timer(2, lambda: (print('out of memory', flush=True), os._exit(7))).start()"
     dies += f"; h.HTTPServer(('127.0.0.1', {ports['--mlflow-port']}), h.BaseHTTPRequestHandler).serve_forever()"
     commands = {
         "dagster": [*serves, str(ports["--dagster-port"])],
