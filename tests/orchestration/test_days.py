@@ -135,12 +135,12 @@ def test_a_killed_backfill_leaves_nothing_half_done_and_is_finished_by_the_next(
 import time
 from pathlib import Path
 from assets.stores import warehouse
-real = warehouse.append_behaviors
+real = warehouse.append_new
 def hang(*args, **kwargs):
     real(*args, **kwargs)
     Path({str(marker)!r}).touch()
     time.sleep(300)
-warehouse.append_behaviors = hang
+warehouse.append_new = hang
 from orchestration import cli
 cli.main(["backfill", {DAYS[0]!r}, {DAYS[3]!r}])
 """

@@ -20,7 +20,7 @@ from serving.live import Live
 HISTORY = Limits().history
 PATHS = {
     "/v1/recommend", "/v1/items", "/v1/items/{item_id}", "/v1/users", "/v1/users/{user}", "/v1/model",
-    "/v1/items/{item_id}/image", "/v1/tree", "/v1/compare",
+    "/v1/items/{item_id}/image", "/v1/tree", "/v1/compare", "/v1/similar", "/v1/search",
     "/health/live", "/health/ready", "/metrics", "/v2", "/v2/health/live", "/v2/health/ready",
     "/v2/models/{name}", "/v2/models/{name}/versions/{version}", "/v2/models/{name}/ready",
     "/v2/models/{name}/versions/{version}/ready", "/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer",

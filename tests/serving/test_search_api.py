@@ -33,7 +33,7 @@ def test_similar_names_items_with_title_categories_and_score(client: TestClient)
     asked = {"item_id": str(ITEM_IDS[3]), "k": 4}
     answer = client.post("/v1/similar", json=asked)
     assert str(ITEM_IDS[3]) not in ids(answer)
-    assert {"item_id", "title", "categories", "score"} == set(answer.json()["items"][0])
+    assert {"item_id", "title", "categories", "image", "score"} == set(answer.json()["items"][0])
     first, second = ids(answer)[:2]
     assert ids(client.post("/v1/similar", json=asked | {"exclude": [first]}))[0] == second
     assert len(ids(client.post("/v1/similar", json=asked | {"k": 1000}))) == len(ITEM_IDS) - 1
