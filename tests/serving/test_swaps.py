@@ -15,7 +15,7 @@ import pytest
 from folder_source import FolderSource
 from tiny_bundle import ITEM_IDS, USER_IDS
 
-SWAPS, REQUESTS, CALLERS, WARM_UP = 20, 10_000, 8, 5
+SWAPS, REQUESTS, CALLERS, WARM_UP = 20, 10_000, 8, 8
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ async def promotions(address: str, source: FolderSource) -> tuple[Load, list[int
         await load.serves(1)
         resting = []
         for versions, requests in (
-            (range(2, WARM_UP + 2), REQUESTS // 5),
+            (range(2, WARM_UP + 2), REQUESTS // 2),
             (range(WARM_UP + 2, WARM_UP + SWAPS + 2), REQUESTS),
         ):
             load.stop, load.answers = False, 0
