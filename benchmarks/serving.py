@@ -4,8 +4,9 @@
   A service that falls behind shows it in its p99; a closed loop would ask it less.
 - The caller is a process of its own on the same cores, on aiohttp, which is there already: wrk cannot hold a rate, and locust would
   bring sixteen packages for the same loop.
-- The service is a process of its own, as `miss serve` runs it. Its bundle is that of `--bundle`, or the quality table's model
-  of MovieLens-1M with its test users. A request carries a user's whole history and asks for ten items.
+- The service is a process of its own, as `miss serve` runs it. Its bundle is that of `--bundle`, or the default model of
+  MovieLens-1M with its test users: the quality table's where it was trained here, else one that is not trained. Its search does
+  the same work: a beam is as wide whatever the weights. A request carries a user's whole history and asks for ten items.
 - The first requests warm up and are not counted.
 
 Not covered: a network, TLS, several callers' connections beyond what the rate needs.
@@ -27,7 +28,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,9 @@ from benchmarks.measured import ROOT, at_least, at_most, write
 from model.files import publish_dir, read_npz, write_npz
 from model.histories import Histories
 from serving.limits import Limits
+
+if TYPE_CHECKING:
+    from benchmarks.beam_models import Measured
 
 RATE, SECONDS, WARM_UP, P99_MS, K = 100.0, 30.0, 200, 50.0, 10
 START_S = 60.0
@@ -46,24 +50,36 @@ Row = dict[str, Any]
 # -- what is served ----------------------------------------------------------------------------------------------------
 
 
-def bundle_of(home: Path, target: Path) -> bool:
-    """Publish the quality table's model of MovieLens-1M at `target`; False where it was not trained under `home`.
+def model_of(home: Path, data: Path) -> Measured:
+    """The default model of MovieLens-1M with the histories of its test users, trained where that was done under `home`."""
+    from benchmarks.beam_models import Measured, movielens
+    from benchmarks.material import prepare
+    from model.index_tree import TreeConfig, build_tree
+    from model.training import TrainingConfig, new_model
+    from model.transitions import followers
 
-    Items are called by their index, users are all test users with what they had seen.
-    """
-    from benchmarks.search_models import movielens
-    from benchmarks.search_prepare import BEAM
+    if (trained := movielens(home, count=sys.maxsize)) is not None:
+        return trained
+    made = prepare("movielens-1m", data=data, home=home)
+    tree = build_tree(made.aligned, TreeConfig())
+    model = new_model(tree, TrainingConfig()).eval()
+    if model.transitions is not None:
+        model.transitions.fill(*followers(made.train, model.config.lifelong.counts))
+    seen = made.test.seen
+    return Measured(model, tree, [seen[user].astype(np.int64) for user in range(len(seen))])
+
+
+def bundle_of(measured: Measured, target: Path) -> None:
+    """Publish a model at `target`; items are called by their index, users are all of its users with what they had seen."""
     from model.beam_search import BeamSearch
     from model.onnx_export import export_search
+    from model.training import TrainingConfig
 
-    made = movielens(home, count=sys.maxsize)
-    if made is None:
-        return False
-    model, tree, histories = made
-    n = tree.n_items
+    model, tree, histories = measured
+    n, beam = tree.n_items, TrainingConfig().beam
 
     def build(folder: Path) -> dict[str, Any]:
-        export_search(BeamSearch(model, tree, beam=BEAM), folder / "retrieval.onnx")
+        export_search(BeamSearch(model, tree, beam=beam), folder / "retrieval.onnx")
         tree.save(folder / "tree.npz")
         ids = np.array([str(item) for item in range(n)])
         titles = np.array([f"Film {item}" for item in ids])
@@ -73,10 +89,9 @@ def bundle_of(home: Path, target: Path) -> bool:
         write_npz(folder / "popularity.npz", {"counts": np.bincount(items, minlength=n).astype(np.int64)})
         users = np.array([f"{user:05d}" for user in range(len(histories))])
         write_npz(folder / "histories.npz", {"user_id": users, "offsets": offsets, "items": items})
-        return {"model": {"beam": BEAM, "max_history": 0, "n_items": n}, "dataset": "movielens-1m", "simulated": False}
+        return {"model": {"beam": beam, "max_history": 0, "n_items": n}, "dataset": "movielens-1m", "simulated": False}
 
     publish_dir(target, build)
-    return True
 
 
 def bodies(bundle: Path, count: int) -> list[bytes]:
@@ -224,6 +239,7 @@ def main() -> None:
     """At half the rate, the rate, and half more."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, help="a bundle's folder; one of MovieLens-1M's model by default")
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the data sets")
     parser.add_argument("--home", type=Path, default=ROOT / ".miss-bench", help="where that model is kept")
     parser.add_argument("--rates", default=f"{RATE / 2:g},{RATE:g},{RATE * 1.5:g}", help="a second, comma-separated")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each rate")
@@ -238,10 +254,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="miss-serving-") as scratch:
         bundle = chosen.bundle or Path(scratch) / "bundle"
-        if chosen.bundle is None and not bundle_of(chosen.home, bundle):
-            raise SystemExit(
-                f"there is no MovieLens-1M model under {chosen.home} (make quality trains it); give --bundle"
-            )
+        if chosen.bundle is None:
+            bundle_of(model_of(chosen.home.resolve(), chosen.data.resolve()), bundle)
         rows = [measure(bundle, float(rate), chosen.seconds, chosen.workers) for rate in chosen.rates.split(",")]
     if chosen.trial:
         print(json.dumps(rows, indent=2))

@@ -97,7 +97,7 @@ def exact_ndcg(model: MISS, evaluation: EvaluationSet, *, batch: int = 256) -> f
         rows = order[begin : begin + batch]
         seen = [evaluation.seen[int(r)] for r in rows]
         width = min(model.config.window, max(map(len, seen)) + 1)  # one more place: nothing was before
-        h = model.window(pad_left(seen, width), tables)[:, -1]
+        h = model.window(pad_left(seen, width), tables, last=True)[:, 0]
         scores = torch.addmm(bias, h, leaves.T)
         for row, items in enumerate(seen):
             scores[row, tensor(items.astype(np.int64))] = -torch.inf

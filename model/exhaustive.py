@@ -43,7 +43,7 @@ def short_reading(search: BeamSearch, history: Tensor) -> Tensor:
     """h (B, d) of histories (B, T), -1 on the left: all that the dense path knows of a user."""
     width = search.model.config.window
     padded = torch.nn.functional.pad(history, (width, 0), value=-1)
-    return search.model.window(padded[:, -width:], search.tables)[:, -1]
+    return search.model.window(padded[:, -width:], search.tables, last=True)[:, 0]
 
 
 class Exhaustive(Retriever):

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from model.beam_search import BeamSearch
 from model.dense_training import pad_left
 from model.files import write_bytes
+from model.onnx_search import OnnxSearch
 
 __all__ = ["INPUTS", "OPSET", "OUTPUTS", "check_parity", "export_graph", "export_search", "graph_files"]
 
@@ -38,14 +39,14 @@ OUTPUTS = ("items", "scores", "co_behaviors", "mm_behaviors")
 def export_search(search: BeamSearch, path: Path) -> None:
     """Write `search` as an ONNX file, atomically, and its tables beside it where they are large (`graph_files`).
 
-    Inputs: history (B, T) int64 left-padded with -1, excluded (B, X) int64 padded with -1.
+    Inputs: history (B, T) int64 left-padded with -1, excluded (B, X) int64 ascending, -1 for none.
     Outputs: items (B, k) int64, scores (B, k) float32, co_behaviors and mm_behaviors (B, m) int64 columns of history.
     """
     batch, length, excluded = (torch.export.Dim(name, min=1) for name in ("batch", "history_length", "excluded_length"))
     example = torch.from_numpy(np.random.default_rng(0).integers(0, search.n_items, (3, 7)))
     export_graph(
         search,
-        (example, example[:, :5].clone()),
+        (example, torch.sort(example[:, :5], dim=1).values),
         path,
         names=(INPUTS, OUTPUTS),
         dynamic=({0: batch, 1: length}, {0: batch, 1: excluded}),
@@ -120,11 +121,7 @@ def check_parity(
     An empty, a one-behavior and the longest history come first, whatever is in `histories`. Reports `histories`,
     `max_abs_score_error` (best to k-th score), `topk_equal_share`, `batches`, `lengths` (smallest, largest) and `k`.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    graph = OnnxSearch(path, n_items=search.n_items, beam=search.beam)
     longest = np.asarray(max(histories, key=len, default=np.zeros(1, np.int64)))
     cases = [longest[:0], longest[:1], longest, *(np.asarray(h) for h in sorted(histories, key=len))]
     k = min(k, search.beam, search.n_items)
@@ -136,7 +133,7 @@ def check_parity(
         history = pad_left(chunk)
         with torch.no_grad():
             expected = search.search(history, history)
-        items, scores, *_ = session.run(list(OUTPUTS), {"history": history.numpy(), "excluded": history.numpy()})
+        items, scores, *_ = graph.run(history.numpy(), history.numpy())
         batch_error, batch_same = _compare(
             (expected.items[:, :k].numpy(), expected.scores[:, :k].numpy()), (items[:, :k], scores[:, :k])
         )

@@ -49,10 +49,9 @@ class OnnxSearch(Retriever):
     def run(
         self, history: NDArray[np.int64], excluded: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-        """One call of the graph: history (B, T) and excluded (B, X), -1 on the left; its four outputs, see the export."""
-        items, scores, co, mm = self.session.run(
-            ["items", "scores", "co_behaviors", "mm_behaviors"], {"history": history, "excluded": excluded}
-        )
+        """One call of the graph: history (B, T), -1 on the left; excluded (B, X), -1 for none; its outputs, see the export."""
+        told = {"history": history, "excluded": np.sort(excluded, axis=1)}
+        items, scores, co, mm = self.session.run(["items", "scores", "co_behaviors", "mm_behaviors"], told)
         return items, scores, co, mm
 
     def recommend(

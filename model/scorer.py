@@ -175,11 +175,14 @@ class MISS(nn.Module):
         leaf_e, leaf_z = (F.pad(table[self.item_leaf], (0, 0, 0, 1)) for table in (e, self.z))
         return NodeTables(e, self.node_bias, leaf_e, self.z, leaf_z)
 
-    def window(self, items: Tensor, tables: NodeTables) -> Tensor:
-        """Short reading at every position: items (B, S) int64 indices, -1 on the left where there is none; (B, S, d)."""
+    def window(self, items: Tensor, tables: NodeTables, last: bool = False) -> Tensor:
+        """Short reading at every position: items (B, S) int64 indices, -1 on the left where there is none; (B, S, d).
+
+        last: at the last position alone, (B, 1, d).
+        """
         valid = items >= 0
         embedded = tables.leaf_e[torch.where(valid, items, self.n_items)]
-        return self.short(embedded, valid)  # type: ignore[no-any-return]
+        return self.short(embedded, valid, last)  # type: ignore[no-any-return]
 
     def read(self, history: Tensor, tables: NodeTables, first_level: tuple[int, int]) -> User:
         """Read B whole histories (B, T) int64, oldest first, -1 on the left, T >= window and T >= kept.
@@ -187,7 +190,7 @@ class MISS(nn.Module):
         first_level: first node and end of the level whose best nodes probe the history.
         """
         config = self.config.lifelong
-        h = self.window(history[:, -self.config.window :], tables)[:, -1]
+        h = self.window(history[:, -self.config.window :], tables, last=True)[:, 0]
         if not config.units:
             return User(h, None, None, first_level[0], None)
         valid = history >= 0

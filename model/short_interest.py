@@ -12,6 +12,7 @@ Shape legend: B users, S positions, d width, a heads.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -37,13 +38,32 @@ class _Dropout(nn.Module):
         return x * (kept * (256 / (256 - self.hidden)))
 
 
-def _by_distance(bias: Tensor, s: int) -> Tensor:
-    """(a, S, S) with bias[:, i - j] at (i, j) and the future hidden, from bias (a, >= S).
+def _projected(
+    linear: nn.Linear, x: Tensor, own: int, last: bool, activation: Callable[[Tensor], Tensor] | None = None
+) -> list[Tensor]:
+    """Parts of width d of what linear makes of x (B, S, d); last: the first `own` of the last place alone."""
+    d = x.shape[-1]
+    if last:
+        sizes = [own * d, linear.out_features - own * d]
+        rows = zip((x[:, -1:], x), torch.split(linear.weight, sizes), torch.split(linear.bias, sizes), strict=True)
+        made = [F.linear(*each) for each in rows]
+    else:
+        made = [linear(x)]
+    return [part for each in made for part in torch.split(activation(each) if activation else each, d, dim=-1)]
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    """(B, a, S, d / a) from (B, S, d)."""
+    return x.reshape(x.shape[0], x.shape[1], heads, x.shape[2] // heads).transpose(1, 2)
+
+
+def _by_distance(bias: Tensor, s: int, last: bool = False) -> Tensor:
+    """(a, S, S) with bias[:, i - j] at (i, j) and the future hidden, from bias (a, >= S); last: its last row alone, (a, 1, S).
 
     S rows that repeat one line of 2 S - 1, read again in rows of 2 S - 2: a shift a row, whose gradient is a sum and no scatter.
     """
-    if s == 1:
-        return bias[:, :1, None]
+    if last or s == 1:  # who is last sees everything
+        return bias[:, None, :s].flip(2)
     line = F.pad(
         bias[:, :s].flip(1), (0, s - 1), value=_HIDDEN
     )  # distance S - 1 first, distance 0 at S - 1, the future
@@ -61,14 +81,14 @@ class _Layer(nn.Module):
         self.distance_bias = nn.Parameter(torch.zeros(heads, window))
         self.dropout = _Dropout(dropout)
 
-    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
-        # x (B, S, d); hidden (B, 1, 1, S) additive, for padding
+    def forward(self, x: Tensor, hidden: Tensor, last: bool = False) -> Tensor:
+        # x (B, S, d); hidden (B, 1, 1, S) additive, for padding; last: (B, 1, d) of the last place alone
         b, s, d = x.shape
-        q, k, v = self.qkv(self.norm_attention(x)).reshape(b, s, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = (_heads(y, self.heads) for y in _projected(self.qkv, self.norm_attention(x), 1, last))
         scores = (q / math.sqrt(d // self.heads)) @ k.transpose(-1, -2)  # (B, a, S, S)
-        weights = torch.softmax(scores + _by_distance(self.distance_bias, s) + hidden, dim=-1)
-        attended = (weights @ v).transpose(1, 2).reshape(b, s, d)
-        x = x + self.dropout(self.out(attended))
+        weights = torch.softmax(scores + _by_distance(self.distance_bias, s, last) + hidden, dim=-1)
+        x = x[:, -1:] if last else x
+        x = x + self.dropout(self.out((weights @ v).transpose(1, 2).reshape(b, -1, d)))
         out: Tensor = x + self.dropout(self.down(F.gelu(self.up(self.norm_mlp(x)))))
         return out
 
@@ -84,13 +104,14 @@ class _PointwiseLayer(nn.Module):
         self.distance_bias = nn.Parameter(torch.zeros(heads, window))
         self.dropout = _Dropout(dropout)
 
-    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
+    def forward(self, x: Tensor, hidden: Tensor, last: bool = False) -> Tensor:
         # as _Layer's
         b, s, d = x.shape
-        u, q, k, v = torch.chunk(F.silu(self.uqkv(self.norm_in(x))), 4, dim=-1)
-        q, k, v = (y.reshape(b, s, self.heads, d // self.heads).transpose(1, 2) for y in (q, k, v))
-        weights = F.silu(q @ k.transpose(-1, -2) + _by_distance(self.distance_bias, s) + hidden)
-        attended = (weights @ v).transpose(1, 2).reshape(b, s, d) / self.window
+        u, *qkv = _projected(self.uqkv, self.norm_in(x), 2, last, F.silu)
+        q, k, v = (_heads(y, self.heads) for y in qkv)
+        weights = F.silu(q @ k.transpose(-1, -2) + _by_distance(self.distance_bias, s, last) + hidden)
+        attended = (weights @ v).transpose(1, 2).reshape(b, -1, d) / self.window
+        x = x[:, -1:] if last else x
         out: Tensor = x + self.out(self.dropout(self.norm_attended(attended) * u))
         return out
 
@@ -109,13 +130,18 @@ class ShortInterest(nn.Module):
         self.norm_in, self.norm_out = nn.LayerNorm(d), nn.LayerNorm(d)
         self.dropout = _Dropout(dropout)
 
-    def forward(self, embedded: Tensor, valid: Tensor) -> Tensor:
-        """embedded (B, S, d) behaviors, valid (B, S) bool with invalid ones on the left; returns (B, S, d)."""
+    def forward(self, embedded: Tensor, valid: Tensor, last: bool = False) -> Tensor:
+        """embedded (B, S, d) behaviors, valid (B, S) bool with invalid ones on the left; returns (B, S, d).
+
+        last: returns (B, 1, d), the last position's alone, and spares the last layer the others.
+        """
         x = torch.where(valid[:, :, None], embedded, self.nothing)
         x = self.dropout(self.norm_in(x))
         # the place just left of the first behavior stays visible, and the last place always
         visible = torch.cat([valid[:, 1:], torch.ones_like(valid[:, :1])], dim=1) | valid
         hidden = torch.where(visible, 0.0, _HIDDEN)[:, None, None, :]
-        for layer in self.layers:
-            x = layer(x, hidden)
+        for number, layer in enumerate(self.layers, 1):
+            x = layer(x, hidden, last and number == len(self.layers))
+        if last:
+            x = x[:, -1:]
         return self.norm_out(x)  # type: ignore[no-any-return]

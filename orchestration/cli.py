@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
-    help="Multi-modal tree retrieval, from behavior logs to a promoted, served index. State lives under MISS_HOME (.miss).",
+    help="From behavior logs to a promoted, served index; state in MISS_HOME (.miss).",
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -158,7 +158,7 @@ def history(as_json: Json = False) -> None:
     release.history(as_json=as_json)
 
 
-@app.command(help="Serve the champion over HTTP: /v1, /v2, /health, /metrics.")
+@app.command(help="Serve the champion over HTTP: page, /v1, /v2, /mcp, /metrics.")
 def serve(
     host: Host = "127.0.0.1",
     port: Annotated[int, _port("--port", "the service")] = 8000,
@@ -169,6 +169,13 @@ def serve(
     from orchestration.commands import up
 
     up.serve(host, port, challenger=challenger)
+
+
+@app.command(help="Offer the champion to an agent, as MCP tools on stdin/stdout.")
+def mcp() -> None:
+    from orchestration.commands import agents
+
+    agents.mcp()
 
 
 @app.command(help="Start Dagster's UI, MLflow's UI and the service together.")

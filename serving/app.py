@@ -25,6 +25,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from model.errors import BadInput, MissError, NotReady
 from serving.api import compare, inference, items, model, page, pictures, recommend, search, tree
+from serving.api.shapes import sentence
 from serving.guard import Guard, failure, too_large
 from serving.limits import Limits
 from serving.live import Live
@@ -92,19 +93,12 @@ def create_app(
     return app
 
 
-def _sentence(error: RequestValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path")) or "the request"
-    more = f" (and {len(error.errors()) - 1} more problems)" if len(error.errors()) > 1 else ""
-    return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}{more}"
-
-
 def _tell_errors(app: FastAPI, limits: Limits) -> None:
     """Make every error one sentence."""
 
     @app.exception_handler(RequestValidationError)
     def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return failure(request.url.path, 422, _sentence(error))
+        return failure(request.url.path, 422, sentence(error.errors()))
 
     @app.exception_handler(MissError)
     def _refused(request: Request, error: MissError) -> JSONResponse:

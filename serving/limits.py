@@ -36,6 +36,12 @@ class Limits:
     one on two, whose threads mostly wait for each other."""
     timeout_s: float = 10.0
     """From the first byte of a request to the first of its answer; 504 beyond."""
+    agent_calls: int = 100
+    """Calls of tools that one session of an agent has."""
+    agent_results: int = 1000
+    """Items that one session of an agent may be given, over all its calls."""
+    agent_sessions: int = 128
+    """Sessions of agents that are kept, each with its last picture; who has been silent longest makes room."""
 
     @property
     def threads(self) -> int:

@@ -21,6 +21,7 @@ from serving.catalogue import Recommended
 from serving.limits import Limits
 from serving.live import Live
 from serving.metrics import Metrics
+from serving.turns import Turns
 
 if TYPE_CHECKING:
     from serving.engine import Engine
@@ -70,9 +71,12 @@ class Service:
     """What the Open Inference Protocol calls the model."""
     batcher: Batcher = field(init=False)
     """The way to the graph."""
+    turns: Turns = field(init=False)
+    """The way to what is decoded, encoded and searched for on a thread."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batcher", Batcher(self.limits, self.metrics))
+        object.__setattr__(self, "turns", Turns(self.limits.workers, self.limits.queue))
 
     def close(self) -> None:
         """Stop the thread; what still waits is refused."""

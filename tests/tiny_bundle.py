@@ -6,8 +6,9 @@ import atexit
 import functools
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from model import search_files
 from model.files import publish_dir, write_json, write_npz
 from model.golden import write_golden
 from model.onnx_search import OnnxSearch
+
+if TYPE_CHECKING:
+    from model.encoders import ImageEncoder
 
 N_ITEMS, BEAM, N_USERS = 60, 20, 12
 ITEM_IDS = np.array(sorted([*(f"item-{i:02d}" for i in range(N_ITEMS - 2)), "it's a café ☕", 'odd "one"']))
@@ -93,29 +97,42 @@ def _searchable() -> Path:
     """Folder with what makes the bundle searchable: the real text encoder, an image encoder that a test writes itself."""
     from tiny_content import image_encoder, pictures, texts
 
+    folder = Path(tempfile.mkdtemp(prefix="miss-tiny-search-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return write_searchable(folder / "files", texts(), pictures(), image_encoder(folder / "encoder"))
+
+
+def write_searchable(
+    folder: Path, texts: Sequence[str | None], pictures: Sequence[bytes | None], image: ImageEncoder
+) -> Path:
+    """Write into `folder` what makes a bundle of `N_ITEMS` searchable by these texts and pictures."""
     from model.encoders import TextEncoder
     from model.search_space_training import nothing_learnt
 
-    folder = Path(tempfile.mkdtemp(prefix="miss-tiny-search-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    text, image = TextEncoder.default(), image_encoder(folder / "encoder")
-    has_text, has_image = np.array([bool(each) for each in texts()]), np.array([bool(each) for each in pictures()])
+    text = TextEncoder.default()
+    has_text, has_image = np.array([bool(each) for each in texts]), np.array([bool(each) for each in pictures])
     T = np.zeros((N_ITEMS, text.dim), np.float32)
     I = np.zeros((N_ITEMS, image.dim), np.float32)  # noqa: E741
-    T[has_text] = text.encode([each for each in texts() if each])
-    I[has_image] = image.encode([each for each in pictures() if each])
+    T[has_text] = text.encode([each for each in texts if each])
+    I[has_image] = image.encode([each for each in pictures if each])
     space = nothing_learnt(T, has_text, I, has_image)
-    (folder / "files").mkdir()
-    search_files.write(folder / "files", space, space.items(T, has_text, I, has_image), text=text, image=image)
-    return folder / "files"
+    folder.mkdir()
+    search_files.write(folder, space, space.items(T, has_text, I, has_image), text=text, image=image)
+    return folder
 
 
 def publish(
-    target: Path, *, note: str = "", golden: bool = True, searchable: bool = True, titles: str = "Title of {}"
+    target: Path,
+    *,
+    note: str = "",
+    golden: bool = True,
+    searchable: bool = True,
+    titles: str = "Title of {}",
+    search: Path | None = None,
 ) -> Path:
     """Publish the bundle at `target`; another `note`, another digest. titles: of an item's id.
 
-    Texts and pictures of its items: `tiny_content`.
+    search: a folder of `write_searchable`; without it texts and pictures of the items are those of `tiny_content`.
     """
 
     def build(folder: Path) -> dict[str, Any]:
@@ -131,12 +148,12 @@ def publish(
         write_npz(folder / "histories.npz", {"user_id": USER_IDS, "offsets": offsets, "items": items})
         write_json(folder / "evaluation.json", evaluation())
         if searchable:
-            search_files.copy(_searchable(), folder)
-        search = OnnxSearch(folder / "retrieval.onnx", n_items=N_ITEMS, beam=BEAM, threads=1)
+            search_files.copy(search or _searchable(), folder)
+        graph = OnnxSearch(folder / "retrieval.onnx", n_items=N_ITEMS, beam=BEAM, threads=1)
         if note:
             (folder / "note.txt").write_text(note)
         if golden:
-            write_golden(folder, search, users, k=5)
+            write_golden(folder, graph, users, k=5)
         model = {"beam": BEAM, "max_history": 1000, "n_items": N_ITEMS}
         return {
             "model": model,

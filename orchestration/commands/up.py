@@ -40,7 +40,9 @@ def serve(host: str, port: int, *, challenger: bool = False) -> None:
     """Serve what is champion, whenever that is another, until interrupted; `challenger` beside it, for a reviewer to compare."""
     from assets.stores.links import mlflow_ui
     from model.configure import configure
+    from orchestration.commands.agents import CALLS
     from orchestration.commands.source import ChampionSource
+    from serving.agents.http import AgentsOverHttp
     from serving.api import links, webhook
     from serving.app import create_app, run
     from serving.follow import Follower
@@ -51,6 +53,7 @@ def serve(host: str, port: int, *, challenger: bool = False) -> None:
     limits = configure(Limits, home.serving, where="serving")
     rival = challenger_engine(home, threads=limits.threads) if challenger else None
     follower = Follower(ChampionSource(home), poll_s=home.follow_seconds, threads=limits.threads, say=say)
+    agents = AgentsOverHttp(log=home.root / "logs" / CALLS, host=host)
     app = create_app(
         Live(),
         challenger=Live(rival),
@@ -60,8 +63,9 @@ def serve(host: str, port: int, *, challenger: bool = False) -> None:
         routers=[
             links.router(follower, dagster=home.dagster_url, mlflow=mlflow_ui(home)),
             webhook.router(follower.wake, home.webhook_secret.get_secret_value()),
+            agents.router,
         ],
-        beside=[follower.beside],
+        beside=[follower.beside, agents.beside],
         unguarded=[webhook.PATH],
     )
     say(f"http://{host}:{port} serves the champion of {home.root}, Ctrl-C stops it")

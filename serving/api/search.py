@@ -9,7 +9,6 @@
 Not covered: several queries in one request.
 """
 
-import asyncio
 import base64
 import binascii
 import json
@@ -22,12 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from model.errors import BadInput, Busy, NotReady
+from model.errors import BadInput, NotReady
 from serving.api.shapes import ERRORS, Id, Item, count, ids, scored
 from serving.search import Searcher
 from serving.service import Service
 
-__all__ = ["Found", "router"]
+__all__ = ["MAX_TEXT", "Found", "decoded", "router", "searcher"]
 
 MAX_TEXT = 4000
 FIELDS = 4096
@@ -46,7 +45,6 @@ def router(service: Service) -> APIRouter:
     """The endpoints over `service`."""
     api = APIRouter(tags=["search"], responses=ERRORS)
     limits = service.limits
-    turns = _Turns(limits.workers, limits.queue)
 
     class Like(BaseModel):
         """A request for items like one."""
@@ -97,7 +95,7 @@ def router(service: Service) -> APIRouter:
             found = searcher(engine).similar(item, min(wanted.k, engine.n_items), exclude=gone)
             return _named(engine, found)
 
-        return await turns.take(answer)
+        return await service.turns.take(answer)
 
     schema = Wanted.model_json_schema()
     form = {"schema": schema | {"properties": _as_form(schema["properties"])}}
@@ -113,7 +111,7 @@ def router(service: Service) -> APIRouter:
         except ValidationError as error:
             raise RequestValidationError(error.errors()) from error
         if wanted.image is not None:
-            image = _decoded(wanted.image)
+            image = decoded(wanted.image)
 
         def answer() -> Found:
             gone = engine.excluded(wanted.exclude, wanted.categories)
@@ -127,7 +125,7 @@ def router(service: Service) -> APIRouter:
             )
             return _named(engine, found)
 
-        return await turns.take(answer)
+        return await service.turns.take(answer)
 
     return api
 
@@ -140,24 +138,6 @@ def searcher(engine: Any) -> Searcher:
             "the promoted bundle is of a release without search; run `miss materialize` and promote what it makes"
         )
     return found
-
-
-class _Turns:
-    """So many at a time on threads, so many more that wait."""
-
-    def __init__(self, workers: int, queue: int) -> None:
-        self._turn, self._room = asyncio.Semaphore(workers), workers + queue
-
-    async def take(self, answer: Any) -> Any:
-        """What `answer()` returns. Raises Busy where too many wait."""
-        if self._room <= 0:
-            raise Busy("too many searches wait already; ask again in a moment")
-        self._room -= 1
-        try:
-            async with self._turn:
-                return await asyncio.to_thread(answer)
-        finally:
-            self._room += 1
 
 
 def _named(engine: Any, found: tuple[np.ndarray, np.ndarray]) -> Found:
@@ -214,7 +194,8 @@ def _parsed(name: str, value: str) -> Any:
         raise BadInput(f"{name} = {value[:80]!r} in the form is no JSON; send [0, 0, 0.5, 1], say") from error
 
 
-def _decoded(image: str) -> bytes:
+def decoded(image: str) -> bytes:
+    """The bytes of a picture in base64. Raises BadInput."""
     try:
         return base64.b64decode(image, validate=True)
     except (binascii.Error, ValueError) as error:

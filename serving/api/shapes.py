@@ -17,7 +17,7 @@ from serving.catalogue import Catalogue, Recommended
 from serving.guard import documented
 from serving.limits import Limits
 
-__all__ = ["ERRORS", "Failure", "Id", "Item", "ItemPath", "Named", "count", "ids", "named", "scored"]
+__all__ = ["ERRORS", "Failure", "Id", "Item", "ItemPath", "Named", "count", "ids", "named", "scored", "sentence"]
 
 Id = Annotated[str, Field(min_length=1, max_length=1024)]
 ItemPath = Annotated[str, Path(min_length=1, max_length=1024, description="item id, percent-encoded")]
@@ -66,6 +66,14 @@ def scored(catalogue: Catalogue, found: Sequence[Recommended]) -> list[Item]:
         Item(**named(catalogue, index).model_dump(), score=each["score"])
         for index, each in zip(rows.tolist(), found, strict=True)
     ]
+
+
+def sentence(errors: Sequence[Any]) -> str:
+    """What pydantic says of a request, in one sentence."""
+    first = errors[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path")) or "the request"
+    more = f" (and {len(errors) - 1} more problems)" if len(errors) > 1 else ""
+    return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}{more}"
 
 
 class Failure(BaseModel):

@@ -73,6 +73,19 @@ def test_more_padding_on_the_left_changes_nothing(attention: str, n: int) -> Non
 
 @KINDS
 @torch.no_grad()
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_the_last_place_alone_reads_as_it_does_among_all(attention: str, layers: int) -> None:
+    """A search asks for the last place only, training for all: one reading, or what was learnt is not what serves."""
+    short = reading(attention, layers=layers)
+    for n in (0, 1, 5, WINDOW - 1):
+        window = padded(torch.randn(n, D), WINDOW)
+        torch.testing.assert_close(short(*window, last=True), short(*window)[:, -1:])
+    one = padded(torch.randn(1, D), 1)
+    torch.testing.assert_close(short(*one, last=True), short(*one))
+
+
+@KINDS
+@torch.no_grad()
 def test_company_in_a_batch_changes_nothing(attention: str) -> None:
     short = reading(attention)
     rows = [padded(torch.randn(n, D), WINDOW) for n in (0, 1, 5, WINDOW)]

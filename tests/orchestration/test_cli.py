@@ -30,6 +30,7 @@ COMMANDS = [
     "rollback",
     "history",
     "serve",
+    "mcp",
     "up",
     "doctor",
 ]

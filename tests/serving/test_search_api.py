@@ -105,10 +105,10 @@ def test_searches_beyond_the_queue_are_sent_away() -> None:
     import threading
 
     from model.errors import Busy
-    from serving.api.search import _Turns
+    from serving.turns import Turns
 
     async def crowd() -> list[object]:
-        turns, release = _Turns(1, 2), threading.Event()
+        turns, release = Turns(1, 2), threading.Event()
         waiting = [asyncio.create_task(turns.take(release.wait)) for _ in range(5)]
         await asyncio.sleep(0.05)
         release.set()
