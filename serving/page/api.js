@@ -62,15 +62,13 @@ export async function endpoints() {
   return new Set(Object.keys((await get("/openapi.json")).paths));
 }
 
-export const imagePath = (itemId) => `/v1/items/${encodeURIComponent(itemId)}/image`;
+const imagePath = (itemId) => `/v1/items/${encodeURIComponent(itemId)}/image`;
 
-/** Show an item's picture in an <img>; one that wants a token cannot be asked for by an address alone. */
+/** Show an item's picture in an <img> or an <image>; one that wants a token cannot be asked for by an address alone. */
 export async function showPicture(img, itemId) {
-  if (!token) {
-    img.src = imagePath(itemId);
-    return;
-  }
-  const bytes = await (await send(imagePath(itemId))).blob();
-  img.src = URL.createObjectURL(bytes);
-  img.addEventListener("load", () => URL.revokeObjectURL(img.src), { once: true });
+  const from = (address) => img.setAttribute(img instanceof SVGElement ? "href" : "src", address);
+  if (!token) return from(imagePath(itemId));
+  const address = URL.createObjectURL(await (await send(imagePath(itemId))).blob());
+  img.addEventListener("load", () => URL.revokeObjectURL(address), { once: true });
+  from(address);
 }

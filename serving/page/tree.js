@@ -1,6 +1,6 @@
 // The index tree as a picture: upper levels folded, the beam as ribbons, the path to the chosen item opened. Zooms, pans, has keys.
 
-import { imagePath, post } from "/page/api.js";
+import { post, showPicture } from "/page/api.js";
 import { BOX, ROW, layout, lines, ribbon } from "/page/treelayout.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -31,6 +31,12 @@ function draw(tag, attributes = {}, ...children) {
 function text(tag, words, attributes = {}) {
   const made = draw(tag, attributes);
   made.textContent = words;
+  return made;
+}
+
+function drawFace(itemId, attributes) {
+  const made = draw("image", attributes);
+  showPicture(made, itemId).catch(() => made.remove());
   return made;
 }
 
@@ -118,7 +124,7 @@ function box(each, most) {
     },
     text("title", `${label}${count && ` (${count}${beam})`}`),
     draw("rect", { class: "plate", width: BOX.width, height: BOX.height, rx: 9, y: -BOX.height / 2 }),
-    face && draw("image", { href: imagePath(face), x: 5, y: -BOX.height / 2 + 4, width: FACE, height: BOX.height - 8, preserveAspectRatio: "xMidYMid slice" }),
+    face && drawFace(face, { x: 5, y: -BOX.height / 2 + 4, width: FACE, height: BOX.height - 8, preserveAspectRatio: "xMidYMid slice" }),
     ...written.map((line, row) => text("text", line, { class: "label", x: left, y: (count ? -8 : 4 - 6 * (written.length - 1)) + 12 * row })),
     count && text("text", `${each.items.toLocaleString("en")}${each.children && !each.shown.length ? " ›" : ""}`, { class: "count", x: left, y: 18 }),
     each.beam && !each.item_id && text("text", String(each.beam), { class: "count held", x: BOX.width - 7, y: 18, "text-anchor": "end" }),
