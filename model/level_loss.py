@@ -21,7 +21,9 @@ __all__ = ["level_softmax_loss", "pseudo_targets"]
 
 _HIDDEN = -1e9
 _CHUNK = 256
-"""Positions at a time: a chunk's logits stay within the processor's caches."""
+"""Positions at a time, at least."""
+_LOGITS = 2**19
+"""Logits at a time on a CPU: 2 MiB of float32, which stay within a core's cache."""
 _GPU_LOGITS = 2**26
 """Logits at a time on a GPU: 256 MiB of float32, which fill it."""
 
@@ -44,7 +46,7 @@ class _LevelSoftmax(torch.autograd.Function):
         scale = 1.0 / max(len(h), 1)
         for level, (a, b) in enumerate(pairwise(starts)):
             nodes, columns, shift = e[a:b], e[a:b].T.contiguous(), bias[a:b]
-            chunk = _CHUNK if h.device.type == "cpu" else max(_CHUNK, _GPU_LOGITS // (b - a))
+            chunk = max(_CHUNK, (_LOGITS if h.device.type == "cpu" else _GPU_LOGITS) // (b - a))
             weight = weights[level] * scale
             gone_level = hidden if level == len(weights) - 1 else None
             h_level, own_level, grad = h, targets[:, level, None], grad_h

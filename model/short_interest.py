@@ -81,11 +81,12 @@ class _Layer(nn.Module):
         self.distance_bias = nn.Parameter(torch.zeros(heads, window))
         self.dropout = _Dropout(dropout)
 
-    def forward(self, x: Tensor, hidden: Tensor, last: bool = False) -> Tensor:
-        # x (B, S, d); hidden (B, 1, 1, S) additive, for padding; last: (B, 1, d) of the last place alone
+    def forward(self, x: Tensor, visible: Tensor, last: bool = False) -> Tensor:
+        # x (B, S, d); visible (B, S) bool, not padding; last: (B, 1, d) of the last place alone
         b, s, d = x.shape
         q, k, v = (_heads(y, self.heads) for y in _projected(self.qkv, self.norm_attention(x), 1, last))
         scores = (q / math.sqrt(d // self.heads)) @ k.transpose(-1, -2)  # (B, a, S, S)
+        hidden = torch.where(visible, 0.0, _HIDDEN)[:, None, None, :]
         weights = torch.softmax(scores + _by_distance(self.distance_bias, s, last) + hidden, dim=-1)
         x = x[:, -1:] if last else x
         x = x + self.dropout(self.out((weights @ v).transpose(1, 2).reshape(b, -1, d)))
@@ -104,12 +105,13 @@ class _PointwiseLayer(nn.Module):
         self.distance_bias = nn.Parameter(torch.zeros(heads, window))
         self.dropout = _Dropout(dropout)
 
-    def forward(self, x: Tensor, hidden: Tensor, last: bool = False) -> Tensor:
+    def forward(self, x: Tensor, visible: Tensor, last: bool = False) -> Tensor:
         # as _Layer's
         b, s, d = x.shape
         u, *qkv = _projected(self.uqkv, self.norm_in(x), 2, last, F.silu)
-        q, k, v = (_heads(y, self.heads) for y in qkv)
-        weights = F.silu(q @ k.transpose(-1, -2) + _by_distance(self.distance_bias, s, last) + hidden)
+        q, k, v = (_heads(y, self.heads) for y in (*qkv[:2], qkv[2] * visible[:, :, None]))
+        # no softmax shares anything out, so what is hidden need only have nothing to give: v is 0 there
+        weights = F.silu(q @ k.transpose(-1, -2) + _by_distance(self.distance_bias, s, last))
         attended = (weights @ v).transpose(1, 2).reshape(b, -1, d) / self.window
         x = x[:, -1:] if last else x
         out: Tensor = x + self.out(self.dropout(self.norm_attended(attended) * u))
@@ -139,9 +141,8 @@ class ShortInterest(nn.Module):
         x = self.dropout(self.norm_in(x))
         # the place just left of the first behavior stays visible, and the last place always
         visible = torch.cat([valid[:, 1:], torch.ones_like(valid[:, :1])], dim=1) | valid
-        hidden = torch.where(visible, 0.0, _HIDDEN)[:, None, None, :]
         for number, layer in enumerate(self.layers, 1):
-            x = layer(x, hidden, last and number == len(self.layers))
+            x = layer(x, visible, last and number == len(self.layers))
         if last:
             x = x[:, -1:]
         return self.norm_out(x)  # type: ignore[no-any-return]
