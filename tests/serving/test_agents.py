@@ -329,6 +329,8 @@ def test_over_http_with_the_token_of_the_service(engine: Engine, tmp_path: Path)
                     assert ids(again) == ids(first)
                     assert again["session"] == first["session"]
                     assert again["left"]["calls"] == Limits().agent_calls - 2
+                    unnamed = await told(client, "search_text", text="penguins", k=1)
+                    assert (unnamed["session"] == first["session"]) == (mode == "legacy")
             counted = (await http.get(f"{address}/metrics")).text
             assert 'miss_requests_total{endpoint="/mcp"' in counted
 
