@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LIFELONG", "Measured", "movielens", "synthetic", "users"]
 
-LIFELONG = {"kept": 32, "top_k": 32, "probes": 16, "transitions": False}
-"""The synthetic model's reading of the history, of `LifelongConfig`: half the behaviors and a quarter of the probes of the default,
-which the trained model has. Transitions are counted for every node, which is work that grows with the catalogue."""
+LIFELONG = {"transitions": False}
+"""The synthetic model's reading of the history, of `LifelongConfig`: the default's, which the trained model has, but for transitions.
+They are counted for every node, which is work that grows with the catalogue."""
 WIDTHS = {"d": 64, "heads": 2, "layers": 2, "window": 100}
 """The synthetic model's, of `ScorerConfig`."""
 INTERESTS, SESSION, ANYTHING = 5, 20, 0.1

@@ -41,7 +41,7 @@ from serving.limits import Limits
 if TYPE_CHECKING:
     from benchmarks.beam_models import Measured
 
-RATE, SECONDS, WARM_UP, P99_MS, K = 100.0, 30.0, 200, 50.0, 10
+RATE, SECONDS, WARM_UP, P99_MS, K = 100.0, 20.0, 200, 50.0, 10
 START_S = 60.0
 
 Row = dict[str, Any]

@@ -50,9 +50,9 @@ class LifelongConfig:
     """How MM-GSU's finds are attended to: similarity-biased with SimTier counts (MUSE), or by ID attention alone."""
     top_k: int = 32
     """Behaviors a node attends to, per unit."""
-    kept: int = 64
+    kept: int = 32
     """M: behaviors each unit keeps of the whole history before the levels are walked."""
-    probes: int = 64
+    probes: int = 16
     """Nodes of the first level that look at the whole history."""
     transitions: bool = True
     """Co-GSU also reads how often what lies under a node followed what the user had, counted in the logs."""
