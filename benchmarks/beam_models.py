@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["LIFELONG", "Measured", "movielens", "synthetic", "users"]
 
 LIFELONG = {"transitions": False}
-"""The synthetic model's reading of the history, of `LifelongConfig`: the default's, which the trained model has, but for transitions.
+"""The synthetic model's reading of the history, of `LifelongConfig`: the default's, as the trained model has it, less transitions.
 They are counted for every node, which is work that grows with the catalogue."""
 WIDTHS = {"d": 64, "heads": 2, "layers": 2, "window": 100}
 """The synthetic model's, of `ScorerConfig`."""
