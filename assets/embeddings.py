@@ -7,6 +7,8 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
+from assets.compute import engine
+from assets.compute.encoding import Contents, encoded, encoder_of
 from assets.stores.artifacts import Artifact
 from assets.stores.io_manager import materialized
 from assets.stores.resource import Stores
@@ -17,22 +19,16 @@ GROUP = "embeddings"
 
 
 def _encode(
-    stores: Stores, asset: str, items: Artifact, encoder: Any, contents: list[Any]
+    stores: Stores, asset: str, items: Artifact, encoder: Any, contents: Contents
 ) -> dg.MaterializeResult[Artifact]:
-    """Encode the catalogue's contents, None for a missing one; only what the cache does not hold is run."""
-    from model.encoders import encode_catalogue
-
+    """Encode the catalogue's contents where `MISS_COMPUTE` says; only what the cache does not hold is run."""
     settings = stores.settings
 
     def build(folder: Path, work: Path) -> dict[str, Any]:
-        vectors, present, stats = encode_catalogue(encoder, contents, stores.encoder_cache, on_bad=settings.bad_images)
+        vectors, present, told = encoded(
+            engine(settings.compute), contents, encoder.dim, work=work, on_bad=settings.bad_images
+        )
         write_npz(folder / "embeddings.npz", {"vectors": vectors, "present": present})
-        told = {
-            "encoded": stats.encoded,
-            "reused_vectors": stats.reused,
-            "missing": stats.missing,
-            "unusable": len(stats.bad),
-        }
         return {"encoder": encoder.name, "dimensions": encoder.dim, "rows": len(vectors)} | told
 
     config = {"encoder": encoder.digest, "on_bad": settings.bad_images}
@@ -42,20 +38,22 @@ def _encode(
     return materialized(artifact, reused=reused)
 
 
+def _contents(stores: Stores, items: Artifact, kind: str, folder: Path | None) -> Contents:
+    cache = str(stores.encoder_cache)
+    given = None if folder is None else str(folder)
+    return Contents(items=str(items.path / "items.parquet"), kind=kind, encoder=given, cache=cache)
+
+
 def text_encoder(stores: Stores) -> Any:
     """The text encoder that is set."""
-    from model.encoders import TextEncoder
-
     given = stores.settings.text_encoder
-    return TextEncoder.default() if given is None else TextEncoder.from_directory(given)
+    return encoder_of("text", None if given is None else str(given), str(stores.encoder_cache))
 
 
 def image_encoder(stores: Stores) -> Any:
     """The image encoder that is set."""
-    from model.encoders import ImageEncoder
-
     given = stores.settings.image_encoder
-    return ImageEncoder.default(stores.encoder_cache) if given is None else ImageEncoder.from_directory(given)
+    return encoder_of("image", None if given is None else str(given), str(stores.encoder_cache))
 
 
 def columns(items: Artifact, *names: str) -> list[list[str | None]]:
@@ -71,10 +69,8 @@ def text_embeddings(
     context: dg.AssetExecutionContext, stores: Stores, items: Artifact
 ) -> dg.MaterializeResult[Artifact]:
     """Title, categories and description through the text encoder."""
-    from model.encoders import item_text
-
-    texts = [item_text(*row) for row in zip(*columns(items, "title", "description", "categories"), strict=True)]
-    return _encode(stores, "text_embeddings", items, text_encoder(stores), texts)
+    contents = _contents(stores, items, "text", stores.settings.text_encoder)
+    return _encode(stores, "text_embeddings", items, text_encoder(stores), contents)
 
 
 @dg.asset(group_name=GROUP, code_version="1", kinds={"onnx"})
@@ -82,8 +78,7 @@ def image_embeddings(
     context: dg.AssetExecutionContext, stores: Stores, items: Artifact
 ) -> dg.MaterializeResult[Artifact]:
     """Pictures through the image encoder."""
-    (images,) = columns(items, "image")
-    contents = [Path(image) if image else None for image in images]
+    contents = _contents(stores, items, "image", stores.settings.image_encoder)
     return _encode(stores, "image_embeddings", items, image_encoder(stores), contents)
 
 

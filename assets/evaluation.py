@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import numpy as np
 
+from assets.compute import engine
+from assets.compute.evaluating import evaluated
 from assets.stores.artifacts import Artifact
 from assets.stores.io_manager import materialized, picture
 from assets.stores.resource import Stores
@@ -75,24 +77,19 @@ def evaluation(
 
     def build(folder: Path, work: Path) -> dict[str, Any]:
         from model.configure import configure
-        from model.evaluation import (
-            evaluate,
-            evaluation_report,
-            length_slices,
-            level_recall,
-            popularity_slices,
-            slice_rows,
-        )
+        from model.evaluation import evaluation_report, length_slices, level_recall, popularity_slices, slice_rows
         from model.plots import recall_by_length, recall_by_level
         from model.training import TrainingConfig, load_parameters
         from model.tree_retriever import TreeRetriever
 
-        config = configure(TrainingConfig, retrieval_model.meta["config"], where="training")
+        where, options = engine(stores.settings.compute), retrieval_model.meta["config"]
+        config = configure(TrainingConfig, options, where="training")
         tree = IndexTree.load(retrieval_model.path / "tree.npz")
         model = load_parameters(tree, config, retrieval_model.path / "parameters.npz")
         retriever, test = TreeRetriever(model, tree, beam=config.beam), evaluation_set(training_histories, "test")
         counts = Histories.load(training_histories.path / "train.npz").counts()
-        results = [evaluate(retriever, test, counts=counts, progress=True), *saved_evaluations(baselines.path)]
+        own = evaluated(where, retrieval_model.path, options, training_histories.path, work=work)
+        results = [own, *saved_evaluations(baselines.path)]
         sample = np.random.default_rng(0).permutation(len(test))[:LEVEL_USERS]
         kept = level_recall(retriever.beams([test.seen[int(u)] for u in sample]), tree.paths()[test.targets[sample]])
         simulated = bool(items.meta["simulated"])

@@ -32,6 +32,9 @@ class Settings(Places):
     dagster_postgres: SecretStr = Field(
         default=SecretStr(""), description="postgresql:// URL of Dagster's database; SQLite under the home where empty"
     )
+    compute: Literal["local", "ray"] = Field(
+        default="local", description="where heavy steps run: in this process, or on a Ray cluster (RAY_ADDRESS)"
+    )
     text_encoder: Path | None = Field(
         default=None, description="folder of another text encoder (ONNX or sentence-transformers)"
     )

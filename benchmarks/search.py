@@ -53,7 +53,7 @@ def main() -> None:
     asked = gather(arguments.data / "movielens-1m", arguments.home, config, texts, images)
     encoded = time.perf_counter() - began
     spaces, seconds = learnt(asked, config)
-    rows = [*quality(asked, spaces), *pool(asked, spaces), *same_again(asked, spaces[LEARNT])]
+    rows = [*quality(asked, spaces), *pool(asked, spaces), *same_again(asked, spaces)]
     rows += duplicates(asked)
     speed, targets = indexes(asked, spaces[LEARNT]), []
     speed += latency(asked, spaces[LEARNT], texts, images)
@@ -180,12 +180,13 @@ def pool(asked: Asked, spaces: dict[str, SearchSpace]) -> list[dict[str, Any]]:
     return rows
 
 
-def same_again(asked: Asked, space: SearchSpace) -> list[dict[str, Any]]:
-    """The item again by its altered poster."""
+def same_again(asked: Asked, spaces: dict[str, SearchSpace]) -> list[dict[str, Any]]:
+    """The item again by its altered poster; the encoders' own cosines say how much of it is left in the picture."""
     return [
-        {"task": f"poster, {change}", "scored by": LEARNT, "queries": len(asked.item)}
-        | told(ranks(space, asked, picture=change))
+        {"task": f"poster, {change}", "scored by": name, "queries": len(asked.item)}
+        | told(ranks(spaces[name], asked, picture=change))
         for change in CHANGES
+        for name in (LEARNT, ENCODERS)
     ]
 
 

@@ -28,17 +28,23 @@ from model.histories import EvaluationSet
 from model.retriever import Retriever
 
 __all__ = [
+    "BATCH",
     "KS",
     "Evaluation",
+    "Ranked",
     "bootstrap_ci",
+    "check_evaluable",
     "evaluate",
+    "evaluation_of",
     "evaluation_report",
     "format_table",
     "length_slices",
     "level_hits",
     "level_recall",
+    "list_length",
     "paired_bootstrap",
     "popularity_slices",
+    "rank",
     "slice_rows",
 ]
 
@@ -48,6 +54,8 @@ FRONT = 10
 """Length of the list that NDCG, coverage and novelty look at."""
 LENGTH_EDGES = (1, 50, 100, 200, 500)
 """Shortest history of each length slice."""
+BATCH = 1024
+"""Users asked for at a time."""
 HEAD_MASS = 0.2
 """Head items together hold the first fifth of all behaviors, tail items the last; mid items the rest."""
 
@@ -135,32 +143,37 @@ _SCALARS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def evaluate(
-    retriever: Retriever,
-    evaluation_set: EvaluationSet,
-    *,
-    ks: Sequence[int] = KS,
-    batch: int = 1024,
-    counts: NDArray[np.int64] | None = None,
-    progress: bool = False,
-) -> Evaluation:
-    """Rank the catalogue for every user of the set, their seen items excluded, and find the target.
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """What a retriever answered to some users: ranks of their targets, and what it showed. Parts of a set add up."""
 
-    counts: (N,) training behaviors of each item, for novelty; those of the set's own histories where None.
-    progress: show a bar. Raises BadInput for an empty set, a set over another catalogue, or a k below 1.
-    """
+    ranks: NDArray[np.int32]
+    """(E,) place of each target, 1 the first, 0 where it is not among the items returned."""
+    shown: NDArray[np.int64]
+    """(N,) how often each item stood in somebody's first ten."""
+    seconds: float
+    """Spent in the retriever."""
+
+    @staticmethod
+    def joined(parts: Sequence[Ranked]) -> Ranked:
+        """Those of the whole set, from those of its parts in order."""
+        return Ranked(
+            ranks=np.concatenate([part.ranks for part in parts]),
+            shown=np.sum([part.shown for part in parts], axis=0),
+            seconds=sum(part.seconds for part in parts),
+        )
+
+
+def list_length(n_items: int, beam: int, ks: Sequence[int] = KS) -> int:
+    """How many items an evaluation asks for: as many as the largest k wants and the search finds."""
+    return min(max(*ks, FRONT), n_items, beam)
+
+
+def rank(
+    retriever: Retriever, evaluation_set: EvaluationSet, *, limit: int, batch: int = BATCH, progress: bool = False
+) -> Ranked:
+    """Ask for `limit` items for every user of the set, their seen items excluded, and find the target."""
     n_users, n_items = len(evaluation_set), retriever.n_items
-    if not n_users:
-        raise BadInput(
-            "there is nobody to evaluate: a user needs at least three behaviors, the last of them a new item"
-        )
-    if evaluation_set.seen.n_items != n_items:
-        raise BadInput(
-            f"{retriever.name} knows {n_items} items, the evaluation set {evaluation_set.seen.n_items}; materialize it again"
-        )
-    if not ks or min(ks) < 1 or batch < 1:
-        raise BadInput(f"ks = {tuple(ks)} with batch = {batch} is out of range: give numbers of at least 1")
-    limit = min(max(*ks, FRONT), n_items, int(getattr(retriever, "beam", n_items)))
     ranks = np.zeros(n_users, dtype=np.int32)
     shown = np.zeros(n_items, dtype=np.int64)
     seconds = 0.0
@@ -174,19 +187,66 @@ def evaluate(
         ranks[begin : begin + batch] = np.where(found.any(axis=1), found.argmax(axis=1) + 1, 0)
         front = items[:, :FRONT]
         shown += np.bincount(front[front >= 0], minlength=n_items)
+    return Ranked(ranks=ranks, shown=shown, seconds=seconds)
+
+
+def evaluation_of(
+    name: str,
+    evaluation_set: EvaluationSet,
+    ranked: Ranked,
+    *,
+    limit: int,
+    ks: Sequence[int] = KS,
+    counts: NDArray[np.int64] | None = None,
+) -> Evaluation:
+    """What `ranked`, of all users of the set, says of the retriever `name`; counts as for `evaluate`."""
     popularity = (evaluation_set.seen.counts() if counts is None else counts) + 1.0
     bits = -np.log2(popularity / popularity.sum())
     return Evaluation(
-        retriever=retriever.name,
+        retriever=name,
         split=evaluation_set.split,
         users=evaluation_set.users,
-        ranks=ranks,
+        ranks=ranked.ranks,
         limit=limit,
-        coverage=float((shown > 0).mean()),
-        novelty=float((bits * shown).sum() / max(int(shown.sum()), 1)),
-        seconds=seconds,
+        coverage=float((ranked.shown > 0).mean()),
+        novelty=float((bits * ranked.shown).sum() / max(int(ranked.shown.sum()), 1)),
+        seconds=ranked.seconds,
         ks=tuple(int(k) for k in ks),
     )
+
+
+def evaluate(
+    retriever: Retriever,
+    evaluation_set: EvaluationSet,
+    *,
+    ks: Sequence[int] = KS,
+    batch: int = BATCH,
+    counts: NDArray[np.int64] | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Rank the catalogue for every user of the set, their seen items excluded, and find the target.
+
+    counts: (N,) training behaviors of each item, for novelty; those of the set's own histories where None.
+    progress: show a bar. Raises BadInput for an empty set, a set over another catalogue, or a k below 1.
+    """
+    check_evaluable(evaluation_set, retriever.n_items, retriever.name)
+    if not ks or min(ks) < 1 or batch < 1:
+        raise BadInput(f"ks = {tuple(ks)} with batch = {batch} is out of range: give numbers of at least 1")
+    limit = list_length(retriever.n_items, int(getattr(retriever, "beam", retriever.n_items)), ks)
+    ranked = rank(retriever, evaluation_set, limit=limit, batch=batch, progress=progress)
+    return evaluation_of(retriever.name, evaluation_set, ranked, limit=limit, ks=ks, counts=counts)
+
+
+def check_evaluable(evaluation_set: EvaluationSet, n_items: int, name: str) -> None:
+    """Raise BadInput for an empty set, or one over another catalogue than the retriever `name` with its n_items."""
+    if not len(evaluation_set):
+        raise BadInput(
+            "there is nobody to evaluate: a user needs at least three behaviors, the last of them a new item"
+        )
+    if evaluation_set.seen.n_items != n_items:
+        raise BadInput(
+            f"{name} knows {n_items} items, the evaluation set {evaluation_set.seen.n_items}; materialize it again"
+        )
 
 
 def _bar(steps: range, name: str, progress: bool) -> Any:

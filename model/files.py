@@ -8,15 +8,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -30,6 +30,7 @@ __all__ = [
     "publish_dir",
     "read_json",
     "read_npz",
+    "replacing",
     "verify_dir",
     "write_bytes",
     "write_json",
@@ -63,13 +64,16 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` atomically: a reader sees the old bytes or the new ones, also after a power cut."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when the block ends well: a reader sees the old bytes or the new ones, also after a
+    power cut. Nothing is left behind where the block raises.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, path)
@@ -77,6 +81,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         Path(name).unlink(missing_ok=True)
         raise
     _sync(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` atomically (`replacing`)."""
+    with replacing(path) as file:
+        file.write(data)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -100,9 +110,8 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     for name, array in arrays.items():
         if array.dtype.hasobject:
             raise TypeError(f"array {name!r} holds Python objects; store strings as fixed-width unicode")
-    buffer = io.BytesIO()
-    np.savez(buffer, **{name: arrays[name] for name in sorted(arrays)})  # type: ignore[arg-type]
-    write_bytes(path, buffer.getvalue())
+    with replacing(path) as file:  # array by array: one that lies on disk is never in memory as a whole
+        np.savez(file, **{name: arrays[name] for name in sorted(arrays)})  # type: ignore[arg-type]
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

@@ -117,10 +117,15 @@ class EvaluationSet:
 
     def first(self, users: int) -> EvaluationSet:
         """The first `users` evaluated users."""
-        kept = min(max(users, 0), len(self))
-        offsets = self.seen.offsets[: kept + 1]
-        seen = Histories(offsets=offsets, items=self.seen.items[: offsets[-1]], n_items=self.seen.n_items)
-        return EvaluationSet(split=self.split, users=self.users[:kept], seen=seen, targets=self.targets[:kept])
+        return self.part(0, max(users, 0))
+
+    def part(self, begin: int, end: int) -> EvaluationSet:
+        """Evaluated users `begin` to `end`, which may lie beyond the last."""
+        begin, end = min(begin, len(self)), min(end, len(self))
+        offsets = self.seen.offsets[begin : end + 1]
+        items = self.seen.items[offsets[0] : offsets[-1]]
+        seen = Histories(offsets=offsets - offsets[0], items=items, n_items=self.seen.n_items)
+        return EvaluationSet(split=self.split, users=self.users[begin:end], seen=seen, targets=self.targets[begin:end])
 
     def save(self, path: Path) -> None:
         """Write to one .npz."""

@@ -117,15 +117,24 @@ def evaluate(as_json: Json = False) -> None:
     build.evaluate(as_json=as_json)
 
 
-@app.command(help="Show what the champion recommends to a user.")
+@app.command(help="Show what the champion recommends to a user, or to all of them.")
 def recommend(
-    user: Annotated[str, typer.Option("--user", "-u", help="User id.")],
+    user: Annotated[str | None, typer.Option("--user", "-u", help="User id.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
+    everybody: Annotated[bool, typer.Option("--all-users", help="Every user of the bundle, as Parquet.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder for --all-users; one in the home by default.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     from orchestration.commands import build
 
-    build.recommend(user, k, as_json=as_json)
+    if (user is None) != everybody or (out is not None and not everybody):
+        raise typer.BadParameter("give --user ID, or --all-users and, if you like, --out DIR")
+    if user is not None:
+        build.recommend(user, k, as_json=as_json)
+    else:
+        build.recommend_all_users(k, out, as_json=as_json)
 
 
 @app.command(help="Show champion, challenger, the gate's rules, the warehouse.")

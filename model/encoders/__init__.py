@@ -6,8 +6,17 @@
 
 from __future__ import annotations
 
-from model.encoders.base import CatalogueStats, Encoder, encode_catalogue
+from model.encoders.base import CatalogueStats, Encoder, bad_sentence, encode_catalogue, named_bad
 from model.encoders.image import ImageEncoder
 from model.encoders.text import TextEncoder, item_text
 
-__all__ = ["CatalogueStats", "Encoder", "ImageEncoder", "TextEncoder", "encode_catalogue", "item_text"]
+__all__ = [
+    "CatalogueStats",
+    "Encoder",
+    "ImageEncoder",
+    "TextEncoder",
+    "bad_sentence",
+    "encode_catalogue",
+    "item_text",
+    "named_bad",
+]

@@ -16,7 +16,7 @@ import logging
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,11 @@ from numpy.typing import NDArray
 from model.errors import BadInput, Corrupt
 from model.files import read_npz, write_npz
 
-__all__ = ["CatalogueStats", "Encoder", "cpu_threads", "encode_catalogue", "onnx_session"]
+__all__ = ["CatalogueStats", "Encoder", "bad_sentence", "cpu_threads", "encode_catalogue", "named_bad", "onnx_session"]
 
 log = logging.getLogger(__name__)
+_NAMED = 5
+"""Contents that an error names."""
 
 Content = TypeVar("Content")
 """What a caller hands in: a text, or the path or bytes of a picture."""
@@ -181,7 +183,7 @@ def encode_catalogue(
                 encoded += len(good)
 
     if bad and on_bad == "fail":
-        raise BadInput(_bad_sentence(contents, bad))
+        raise BadInput(bad_sentence(named_bad(contents, bad.items()), len(bad), len(contents)))
     present = np.zeros(len(contents), bool)
     present[wanted] = True
     present[list(bad)] = False
@@ -271,13 +273,19 @@ def _short(error: BaseException) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
-def _bad_sentence(contents: Sequence[Any], bad: dict[int, str], limit: int = 5) -> str:
-    named = []
-    for item in sorted(bad)[:limit]:
-        label = str(contents[item]) if isinstance(contents[item], str | Path) else f"item {item}"
-        named.append(f"{label!r} ({bad[item]})")
-    more = f" and {len(bad) - limit} more" if len(bad) > limit else ""
+def named_bad(contents: Sequence[Any], bad: Iterable[tuple[int, str]]) -> list[tuple[str, str]]:
+    """(what to call it, reason) of the first few contents that could not be used."""
+    return [
+        (str(contents[item]) if isinstance(contents[item], str | Path) else f"item {item}", reason)
+        for item, reason in sorted(bad)[:_NAMED]
+    ]
+
+
+def bad_sentence(named: Sequence[tuple[str, str]], count: int, total: int) -> str:
+    """What is told of `count` contents out of `total` that could not be used, of which the first few are named."""
+    told = [f"{label!r} ({reason})" for label, reason in named[:_NAMED]]
+    more = f" and {count - len(told)} more" if count > len(told) else ""
     return (
-        f"{len(bad)} of {len(contents)} pictures or texts cannot be used: {', '.join(named)}{more}; "
+        f"{count} of {total} pictures or texts cannot be used: {', '.join(told)}{more}; "
         "replace them, clear their column, or let bad ones count as missing (on_bad=skip)"
     )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from assets.settings import Settings
     from serving.engine import Engine, Recommended
 
-__all__ = ["demo", "evaluate", "ingest", "materialize", "recommend"]
+__all__ = ["demo", "evaluate", "ingest", "materialize", "recommend", "recommend_all_users"]
 
 ROW = ("retriever", "users", "recall@10", "recall@50", "recall@100", "recall@200", "ndcg@10", "seconds")
 DEMO_K = 10
@@ -110,6 +110,22 @@ def recommend(user: str, k: int, *, as_json: bool) -> None:
     print(heading(engine, user, len(found)))
     for line in lines(found):
         print(line)
+
+
+def recommend_all_users(k: int, out: Path | None, *, as_json: bool) -> None:
+    """Write the k best items of every user of the promoted bundle, where `MISS_COMPUTE` says; goes on where it was killed."""
+    from assets.compute import engine
+    from assets.compute.recommending import recommend_all
+
+    home = settings()
+    version, bundle = champion_bundle(home)
+    target = (out or home.root / "recommendations" / f"{version.version}-{k}").resolve()
+    found = recommend_all(engine(home.compute), bundle, target, k=k, version=version.version)
+    if as_json:
+        print_json(found | {"folder": str(target)})
+        return
+    users, rows, parts = f"{found['users']:,}", f"{found['rows']:,}", len(found["parts"])
+    print(f"{rows} rows for {users} users in {parts} parts at {target}, by version {version.version}")
 
 
 def recommended(engine: Engine, user: str, k: int) -> list[Recommended]:

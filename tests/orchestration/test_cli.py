@@ -70,7 +70,9 @@ def test_help_is_there_at_once() -> None:
     ("arguments", "told"),
     [
         (["nonsense"], "no such command 'nonsense'"),
-        (["recommend"], "missing option '--user'"),
+        (["recommend"], "give --user ID, or --all-users"),
+        (["recommend", "--user", "u", "--all-users"], "give --user ID, or --all-users"),
+        (["recommend", "--user", "u", "--out", "x"], "give --user ID, or --all-users"),
         (["recommend", "--user", "u", "-k", "many"], "'many' is not a valid integer"),
         (["promote"], "missing option '--reason'"),
         (["status", "--xml"], "no such option"),
@@ -202,6 +204,21 @@ def test_recommend_in_the_shape_that_is_promised(miss: Miss, home: Path, user: s
     text = miss("recommend", "--user", user, "-k", 3).out
     assert all(item["title"] in text for item in told["items"])
     assert "simulated" in text
+
+
+def test_everybody_is_written_as_parquet(miss: Miss, home: Path, tmp_path: Path) -> None:
+    """The same answers as one by one, in a folder that is told."""
+    import pyarrow.parquet as pq
+
+    user = str(USER_IDS[-1])
+    said = miss("recommend", "--all-users", "-k", 3, "--out", tmp_path / "everybody", "--json")
+    told = json.loads(said.out)
+    assert (said.code, told["version"], told["users"]) == (0, "1", len(USER_IDS))
+    rows = [row for part in told["parts"] for row in pq.read_table(Path(told["folder"]) / part["file"]).to_pylist()]
+    alone = json.loads(miss("recommend", "--user", user, "-k", 3, "--json").out)["items"]
+    assert [row["item_id"] for row in rows if row["user_id"] == user] == [item["item_id"] for item in alone]
+    by_default = miss("recommend", "--all-users", "-k", 3)
+    assert str(home / "recommendations" / "1-3") in by_default.out
 
 
 @pytest.mark.parametrize("k", [0, -1, BEAM + 1, N_ITEMS + 1])

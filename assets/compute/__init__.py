@@ -1,0 +1,48 @@
+"""Where work over shards runs: in this process, or on a Ray cluster (`MISS_COMPUTE`); the same work either way.
+
+- A step is planned as shards, each a small JSON value that names what to read and where to write. Work on a shard reads files,
+  writes files and answers with a small JSON value; what was written is merged from those answers. Nothing large goes through the
+  process that plans.
+- So an engine is one method, and what it returns does not depend on the engine.
+- Files lie where every machine of the cluster sees them: the home is on storage they share.
+
+Not covered: what the work is (each step's own module).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+__all__ = ["Engine", "Shard", "Work", "engine"]
+
+Shard = dict[str, Any]
+"""JSON values."""
+Work = Callable[[Shard], Shard]
+"""What is done with a shard; made once in each process that works."""
+
+
+class Engine(Protocol):
+    """A place to work."""
+
+    name: str
+    """As `MISS_COMPUTE` has it."""
+
+    def each(
+        self, make: Callable[..., Work], arguments: tuple[Any, ...], shards: Sequence[Shard], what: str
+    ) -> list[Shard]:
+        """What `make(*arguments)` answers to each shard, in their order; `what` names it to those who wait.
+
+        Raises what the work raises on purpose (`model.errors`), for the first shard that it does so.
+        """
+
+
+def engine(compute: str) -> Engine:
+    """The engine that is set. Raises NotReady where Ray is asked for and not installed."""
+    if compute == "ray":
+        from assets.compute.on_ray import RayEngine
+
+        return RayEngine()
+    from assets.compute.local import LocalEngine
+
+    return LocalEngine()

@@ -1,0 +1,143 @@
+"""What a team would lose to a cluster: other results, a step that a lost worker ends, an error that says nothing.
+
+A real cluster of two nodes on this machine. Skips where Ray is not installed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_bundle import publish
+from works import OPTIONS, contents, trained
+
+from assets.compute import Shard, engine
+from assets.compute import encoding as encoding_module
+from assets.compute import evaluating as evaluating_module
+from assets.compute import recommending as recommending_module
+from assets.compute.encoding import encoded, encoder_of
+from assets.compute.evaluating import evaluated
+from assets.compute.local import LocalEngine
+from assets.compute.recommending import recommend_all
+from model.errors import BadInput
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("default"),  # Ray's own libraries warn of themselves
+]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes of one core each, this process the driver."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed; pip install '.[ray]' brings it")
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def test_every_shard_once_in_order_on_both_nodes(cluster: Any) -> None:
+    def work(start: int) -> Any:
+        import time
+
+        import ray
+
+        def add(shard: Shard) -> Shard:
+            time.sleep(0.3)
+            return {"sum": start + shard["n"], "node": ray.get_runtime_context().get_node_id()}
+
+        return add
+
+    told = engine("ray").each(work, (10,), [{"n": n} for n in range(12)], "sums")
+    assert [each["sum"] for each in told] == [10 + n for n in range(12)]
+    assert len({each["node"] for each in told}) == 2
+    assert engine("ray").each(work, (10,), [], "nothing") == []
+
+
+def test_what_is_raised_on_purpose_comes_back_as_it_was(cluster: Any) -> None:
+    def work() -> Any:
+        def refuse(shard: Shard) -> Shard:
+            if shard["n"] == 2:
+                raise BadInput("n = 2 is not usable; give another")
+            return shard
+
+        return refuse
+
+    with pytest.raises(BadInput, match=r"^n = 2 is not usable; give another$"):
+        engine("ray").each(work, (), [{"n": n} for n in range(4)], "refusals")
+
+
+def test_a_worker_that_is_killed_is_replaced_and_its_shard_done_again(cluster: Any, tmp_path: Path) -> None:
+    def work(marker: str) -> Any:
+        def die_once(shard: Shard) -> Shard:
+            if shard["n"] == 3 and not os.path.exists(marker):
+                open(marker, "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return {"n": shard["n"], "pid": os.getpid()}
+
+        return die_once
+
+    told = engine("ray").each(work, (str(tmp_path / "died"),), [{"n": n} for n in range(6)], "deaths")
+    assert [each["n"] for each in told] == list(range(6))
+    assert (tmp_path / "died").exists()
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_embeddings_are_those_of_one_machine(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(encoding_module, "SHARD_ITEMS", 13)
+    asked = contents(tmp_path, kind)
+    dim = encoder_of(asked.kind, asked.encoder, asked.cache).dim
+    (tmp_path / "ray").mkdir()
+    found, there, counts = encoded(engine("ray"), asked, dim, work=tmp_path / "ray", on_bad="fail")
+    assert counts["encoded"] > 50
+    (tmp_path / "local").mkdir()
+    from dataclasses import replace
+
+    own = replace(asked, cache=str(tmp_path / "own cache"))
+    expected, present, _ = encoded(LocalEngine(), own, dim, work=tmp_path / "local", on_bad="fail")
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_array_equal(there, present)
+
+
+def test_an_evaluation_is_that_of_one_machine(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluating_module, "SHARD_USERS", 16)
+    model, histories = trained(tmp_path)
+    by_ray = evaluated(engine("ray"), model, OPTIONS, histories, work=tmp_path)
+    by_one = evaluated(LocalEngine(), model, OPTIONS, histories, work=tmp_path)
+    np.testing.assert_array_equal(by_ray.ranks, by_one.ranks)
+    assert by_ray.row() | {"seconds": 0} == by_one.row() | {"seconds": 0}
+
+
+def test_everybody_gets_the_same_as_on_one_machine(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recommending_module, "SHARD_USERS", 5)
+    bundle = publish(tmp_path / "bundle")
+    by_ray = recommend_all(engine("ray"), bundle, tmp_path / "ray", k=6, version="3", threads=1)
+    by_one = recommend_all(LocalEngine(), bundle, tmp_path / "one", k=6, version="3", threads=1)
+    assert by_ray == by_one, "the same bytes, part by part"
+
+
+def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    from model.errors import NotReady
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(NotReady, match="pip install"):
+        engine("ray")
