@@ -117,7 +117,7 @@ def evaluate(as_json: Json = False) -> None:
     build.evaluate(as_json=as_json)
 
 
-@app.command(help="Show what the champion recommends to a user, or to all of them.")
+@app.command(help="Show what the champion recommends to a user, or to all.")
 def recommend(
     user: Annotated[str | None, typer.Option("--user", "-u", help="User id.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
