@@ -1,9 +1,10 @@
 """The data contract: what Great Expectations holds items and behaviors to before anything is stored.
 
 - It validates pandas frames (`assets.expectations` says how), made by one query of what the rules look at: a behavior's ids and
-  event stand there as their numbers of characters, so that twenty million rows are a few bytes each. Rows that break a rule are
-  looked up again for the message.
+  event stand there as their numbers of characters. Rows that break a rule are looked up again for the message.
 - What compares rows (an item is known, a row repeats) is a yes/no column. So is `finite`: pandas cannot tell NaN from no value.
+- Every rule but that on repeats looks at one row alone, so rows that are alike to the rules are validated once: of twenty million
+  behaviors a few hundred rows are left. Only where one of those breaks a rule is every row validated, to be counted and shown.
 - `judge` touches no database: it may run beside what does.
 
 Not covered: drift against earlier days, and whether the pictures can be read.
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-__all__ = ["KEYS", "Facts", "check", "demand", "facts", "joined", "judge", "library", "note_repeats"]
+__all__ = ["KEYS", "Facts", "check", "demand", "facts", "joined", "judge", "library", "note_repeats", "settle"]
 
 DUPLICATE_RATE = 0.01  # share of behaviors that may repeat an earlier one: repeats are dropped, more is a broken export
 FUTURE_S = 86_400  # how far ahead of this machine's clock a timestamp may be
@@ -42,9 +43,15 @@ class Facts:
     items: pd.DataFrame
     """The items themselves."""
     behaviors: pa.Table
-    """A row a behavior: `row` that identifies it, and a column for every rule."""
+    """`row` that identifies a behavior, and a column for every rule; a row a behavior or, where `alike`, fewer."""
     rated: bool
     """Whether any behavior is a rating."""
+    rows: int
+    """How many behaviors there are."""
+    alike: bool
+    """Whether rows that are alike to the rules stand here once for the least and once for the greatest of their numbers."""
+    tables: dict[str, Any]
+    """What `facts` was given."""
 
 
 def _rules(table: str, *, rated: bool) -> list[Any]:
@@ -93,11 +100,18 @@ def note_repeats(connection: duckdb.DuckDBPyConnection, table: str, row: str, *,
 
 
 def facts(
-    connection: duckdb.DuckDBPyConnection, *, items: str, behaviors: str, row: str, known: str | None = None
+    connection: duckdb.DuckDBPyConnection,
+    *,
+    items: str,
+    behaviors: str,
+    row: str = "rowid",
+    known: str | None = None,
+    every_row: bool = False,
 ) -> Facts:
     """What the rules look at, of the tables `items` and `behaviors`.
 
-    row: the column that identifies a behavior; known: a table of items that were there before. Leaves the table `repeats`.
+    row: the column that identifies a behavior; known: a table of items that were there before; every_row: whether also behaviors
+    that are alike to the rules stand there one by one, as they do where any repeats another. Leaves the table `repeats`.
     """
     there = [str(each[0]) for each in connection.execute(f"DESCRIBE {behaviors}").fetchall()]
     repeats = note_repeats(connection, behaviors, row, keys=tuple(key for key in KEYS if key in there))
@@ -115,15 +129,33 @@ def facts(
     }
     # of two tables, so that an absent column is not in the frame either
     needed = {"known": "item_id", "finite": "value"}
-    shown = [f"{sql} AS {name}" for name, sql in columns.items() if needed.get(name, name) in [*there, "repeats"]]
-    rated = "event" in there and bool(
-        connection.execute(f"SELECT 1 FROM {behaviors} WHERE event = 'rating' LIMIT 1").fetchall()
-    )
+    shown = {name: sql for name, sql in columns.items() if needed.get(name, name) in [*there, "repeats"]}
+    query = f"SELECT {row} AS row, {', '.join(f'{sql} AS {name}' for name, sql in shown.items())} FROM {behaviors}"
+    if alike := not (every_row or repeats):
+        query = _alike(query, list(shown))
+    rated = "coalesce(bool_or(event = 'rating'), false)" if "event" in there else "false"
+    counted = connection.execute(f"SELECT count(*) AS rows, {rated} AS rated FROM {behaviors}").fetchall()[0]
     return Facts(
         items=connection.execute(f"SELECT * FROM {items}").to_arrow_table().to_pandas(),
-        behaviors=connection.execute(f"SELECT {row} AS row, {', '.join(shown)} FROM {behaviors}").to_arrow_table(),
-        rated=rated,
+        behaviors=connection.execute(query).to_arrow_table(),
+        rows=counted[0],
+        rated=counted[1],
+        alike=alike,
+        tables={"items": items, "behaviors": behaviors, "row": row, "known": known},
     )
+
+
+def _alike(query: str, columns: list[str]) -> str:
+    """SQL of the least and the greatest timestamp and value of the rows that are otherwise alike; what is null stays apart."""
+    ranges = [column for column in ("timestamp", "value") if column in columns]
+    same = [column for column in columns if column not in ranges] + [f"{column} IS NULL" for column in ranges]
+    bounds = [f"{end}({column}) AS {end}_{column}" for column in ranges for end in ("min", "max")]
+    groups = ", ".join(["min(row) AS row", *[f"any_value({c}) AS {c}" for c in columns if c not in ranges], *bounds])
+    ends = " UNION ALL ".join(
+        f"SELECT row, {', '.join(f'{end}_{c} AS {c}' if c in ranges else c for c in columns)} FROM groups"
+        for end in ("min", "max")
+    )
+    return f"WITH groups AS (SELECT {groups} FROM ({query}) GROUP BY {', '.join(same)}) {ends}"
 
 
 def judge(found: Facts, *tables: str) -> dict[str, Any]:
@@ -135,7 +167,9 @@ def judge(found: Facts, *tables: str) -> dict[str, Any]:
     chunks = (found.behaviors.slice(at, CHUNK).to_pandas() for at in range(0, max(found.behaviors.num_rows, 1), CHUNK))
     frames = {"items": [found.items], "behaviors": chunks}
     asked = {table: (frames[table], _rules(table, rated=found.rated)) for table in tables or frames}
-    return hold(asked, shown={"behaviors": ["row"]})
+    summary = hold(asked, shown={"behaviors": ["row"]})
+    summary["rows"].update({"behaviors": found.rows} if "behaviors" in asked else {})
+    return summary
 
 
 def joined(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -147,12 +181,17 @@ def joined(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _look_up(connection: duckdb.DuckDBPyConnection, summary: dict[str, Any], *, behaviors: str, row: str) -> None:
-    """Put the rows themselves into the summary's examples."""
+def settle(connection: duckdb.DuckDBPyConnection, found: Facts, summary: dict[str, Any]) -> dict[str, Any]:
+    """What `judge` said of `found`, with the rows themselves as examples: row by row where rows that stand for more fail."""
+    if found.alike and not summary["success"]:
+        summary = judge(facts(connection, **found.tables, every_row=True), *summary["rows"])
+    row = found.tables["row"]
     for each in summary["expectations"]:
         if each["table"] == "behaviors" and each["examples"] and "row" in each["examples"][0]:
             rows = ", ".join(example["row"] for example in each["examples"])
-            asked = connection.execute(f"SELECT * FROM {behaviors} WHERE {row} IN ({rows}) ORDER BY {row}")
+            asked = connection.execute(
+                f"SELECT * FROM {found.tables['behaviors']} WHERE {row} IN ({rows}) ORDER BY {row}"
+            )
             names = [column[0] for column in asked.description or ()]
             each["examples"] = [
                 {
@@ -162,21 +201,23 @@ def _look_up(connection: duckdb.DuckDBPyConnection, summary: dict[str, Any], *, 
                 }
                 for values in asked.fetchall()
             ]
-
-
-def check(
-    connection: duckdb.DuckDBPyConnection, *, items: str, behaviors: str, row: str = "rowid", known: str | None = None
-) -> dict[str, Any]:
-    """Hold two tables to the contract (`facts` says what is given, `judge` what comes back)."""
-    summary = judge(facts(connection, items=items, behaviors=behaviors, row=row, known=known))
-    _look_up(connection, summary, behaviors=behaviors, row=row)
     return summary
 
 
-def demand(connection: duckdb.DuckDBPyConnection, summary: dict[str, Any], *, behaviors: str, row: str) -> None:
-    """Raise `BadInput` with the first expectation that fails, its row count and up to three of the rows."""
-    if broken := [each for each in summary["expectations"] if not each["success"]]:
-        _look_up(connection, summary, behaviors=behaviors, row=row)
+def check(connection: duckdb.DuckDBPyConnection, **tables: Any) -> dict[str, Any]:
+    """Hold two tables to the contract (`facts` says what is given, `judge` what comes back)."""
+    found = facts(connection, **tables)
+    return settle(connection, found, judge(found))
+
+
+def demand(connection: duckdb.DuckDBPyConnection, found: Facts, summary: dict[str, Any]) -> None:
+    """Raise `BadInput` with the first expectation that fails, its row count and up to three of the rows.
+
+    summary: what `judge` said of `found`.
+    """
+    if not summary["success"]:
+        summary = settle(connection, found, summary)
+        broken = [each for each in summary["expectations"] if not each["success"]]
         first = broken[0]
         rows = "; ".join(", ".join(f"{name} {value!r}" for name, value in row.items()) for row in first["examples"])
         raise BadInput(

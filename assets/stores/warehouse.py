@@ -119,11 +119,13 @@ CREATE TABLE IF NOT EXISTS ingests(batch_id VARCHAR NOT NULL, source VARCHAR NOT
         self, connection: duckdb.DuckDBPyConnection, source: Source, staged: Staged, digest: str
     ) -> tuple[dict[str, Any], dict[str, int]]:
         """Hold what is staged to the contract, let it land, append it; (what the contract says, counts as in `IngestReport`)."""
-        tables = {"items": "staged_items", "behaviors": "staged_behaviors", "row": "file_row"}
-        facts, held = contract.facts(connection, **tables, known="items"), []
+        facts = contract.facts(
+            connection, items="staged_items", behaviors="staged_behaviors", row="file_row", known="items"
+        )
+        held: list[dict[str, Any]] = []
 
         def sound(summary: dict[str, Any]) -> None:
-            contract.demand(connection, summary, behaviors=tables["behaviors"], row=tables["row"])
+            contract.demand(connection, facts, summary)
             self._hold_unchanged(source, digest)
             held.append(summary)
 
