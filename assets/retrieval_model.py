@@ -9,10 +9,7 @@ import dagster as dg
 from assets.stores.artifacts import Artifact
 from assets.stores.io_manager import materialized, picture
 from assets.stores.resource import Stores
-from assets.training_data import evaluation_set
 from model.configure import configure, merged
-from model.histories import Histories
-from model.index_tree import IndexTree
 
 
 @dg.asset(group_name="model", code_version="3", kinds={"pytorch"})
@@ -24,27 +21,27 @@ def retrieval_model(
     With them, in one folder, the tree they belong to: `index_tree`, or what `reassign` made of it. Whoever searches with the
     parameters reads that one.
     """
-    from model.training import TrainingConfig, options_for, save_parameters, train_model
+    from assets.compute import engine
+    from assets.compute.training import Fit, trained
+    from model.training import TrainingConfig, options_for
 
-    train = Histories.load(training_histories.path / "train.npz")
-    config = configure(TrainingConfig, merged(options_for(train), stores.settings.training), where="training")
+    suited = options_for(training_histories.meta["training_behaviors"])
+    config = configure(TrainingConfig, merged(suited, stores.settings.training), where="training")
 
     def build(folder: Path, work: Path) -> dict[str, Any]:
         from model.files import write_json
         from model.plots import loss_curves
         from model.stage import timeless
 
-        built = IndexTree.load(index_tree.path / "tree.npz")
-        model, tree, curves = train_model(
-            built,
-            train,
-            evaluation_set(training_histories, "validation"),
-            config,
-            work=work,
-            progress=context.log.info,
+        asked = Fit(
+            tree=str(index_tree.path / "tree.npz"),
+            histories=str(training_histories.path),
+            options=asdict(config),
+            target=str(folder),
+            work=str(work),
         )
-        save_parameters(model, folder / "parameters.npz")
-        tree.save(folder / "tree.npz")
+        found = trained(engine(stores.settings.compute), asked, progress=context.log.info)
+        curves = found.curves
         write_json(folder / "curves.json", {stage: timeless(curve) for stage, curve in curves.items()})
         (folder / "curves.png").write_bytes(loss_curves(curves))
         best = {
@@ -52,9 +49,10 @@ def retrieval_model(
         }
         seconds = {f"{stage}_seconds": sum(p.get("seconds", 0.0) for p in c) for stage, c in curves.items()}
         return {
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "parameters": found.parameters,
             "config": asdict(config),
-            "items_moved": int((tree.item_leaf != built.item_leaf).sum()),
+            "items_moved": found.items_moved,
+            "workers": found.workers,
             **seconds,
             **best,
         }

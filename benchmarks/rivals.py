@@ -64,7 +64,7 @@ def rivals(made: Material, progress: Callable[[str], None]) -> list[Rival]:
             made.train, made.aligned, made.validation, config, checkpoint=work / "tiger.pt", progress=progress
         )
 
-    ours = configure(TrainingConfig, options_for(made.train), where="training")
+    ours = configure(TrainingConfig, options_for(len(made.train.items)), where="training")
     as_wide_and_long = SASRecConfig(
         d=ours.scorer.d,
         heads=2,

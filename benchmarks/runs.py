@@ -38,7 +38,7 @@ class Runs:
     def __init__(self, material: Material, options: Mapping[str, Any], *, progress: Progress = print) -> None:
         """options: of `TrainingConfig`, over which each cell lays its own."""
         self.material, self.progress = material, progress
-        self.options = merged(options_for(material.train), options)
+        self.options = merged(options_for(len(material.train.items)), options)
 
     def config(self, cell: Cell, seed: int) -> TrainingConfig:
         """The cell's whole configuration."""

@@ -30,6 +30,7 @@ from model.dense_training import DenseConfig, train_dense
 from model.errors import BadInput
 from model.histories import EvaluationSet, Histories
 from model.index_tree import IndexTree, Ints
+from model.parallel import group
 from model.reassignment import reassign
 from model.scorer import MISS
 from model.stage import Checkpoint, Progress
@@ -121,6 +122,8 @@ def alternate(
             }
             found = {"tree": arrays, "state": _carried(model, placed.rows), "curve": points}
             done.save(found)
+            if group().size > 1:  # what the first has found counts for all
+                found = done.load() or found
         else:
             progress(f"{name} of {config.rounds}: done before")
         if epochs is not None:

@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from model.device import accelerated, reduced_precision, tensor
 from model.histories import EvaluationSet, Histories, left_padded
 from model.index_tree import IndexTree
 from model.level_loss import level_softmax_loss, pseudo_targets
+from model.parallel import group
 from model.scorer import MISS, NodeTables
 from model.stage import Progress, Report, Stage, parameter_norms, stage_rng
 
@@ -85,14 +86,15 @@ def windows(
 
 @torch.no_grad()
 def exact_ndcg(model: MISS, evaluation: EvaluationSet, *, batch: int = 256) -> float:
-    """NDCG@10 of the dense path over all leaves, seen items excluded."""
+    """NDCG@10 of the dense path over all leaves, seen items excluded; each process of a group asks for some of the users."""
     if not len(evaluation):
         return 0.0
+    together = group()
     model.eval()
     tables = model.tables()
     leaves, bias = tables.leaf_e[:-1], tables.bias[model.item_leaf]
     total = 0.0
-    order = np.argsort(evaluation.seen.lengths, kind="stable")
+    order = np.argsort(evaluation.seen.lengths, kind="stable")[together.rank :: together.size]
     for begin in range(0, len(order), batch):
         rows = order[begin : begin + batch]
         seen = [evaluation.seen[int(r)] for r in rows]
@@ -104,7 +106,7 @@ def exact_ndcg(model: MISS, evaluation: EvaluationSet, *, batch: int = 256) -> f
         target = tensor(evaluation.targets[rows].astype(np.int64))
         rank = (~(scores <= scores.gather(1, target[:, None]))).sum(1)  # what is no number ranks last
         total += float(torch.where(rank < 10, 1 / torch.log2(rank + 2.0), 0.0).sum())
-    return total / len(evaluation)
+    return float(together.totals(np.array([total]))[0]) / len(evaluation)
 
 
 def seen_before(inputs: Tensor) -> Tensor:
@@ -164,6 +166,25 @@ class _TrainedLevels:
         )
 
 
+class _DenseStep(nn.Module):
+    """What a step of the dense stage computes."""
+
+    def __init__(self, model: MISS, levels: _TrainedLevels, *, hide_seen: bool, pseudo: bool) -> None:
+        super().__init__()
+        self.model, self._levels, self._hide_seen, self._pseudo = model, levels, hide_seen, pseudo
+
+    def forward(self, items: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Loss, (L,) loss of each level, and with pseudo-targets (P, L) which count; items and target (B, S), -1 where none."""
+        tables = self.model.tables()
+        with reduced_precision():
+            h = self.model.window(items, tables)
+        chosen = target >= 0
+        seen = seen_before(items)[chosen] if self._hide_seen else None
+        known = h[chosen], target[chosen], seen, tables
+        positives = self._levels.pseudo_targets(*known) if self._pseudo else None
+        return *self._levels.loss(*known, positives), positives
+
+
 @accelerated
 def train_dense(
     model: MISS,
@@ -204,27 +225,27 @@ def train_dense(
         progress=progress,
     )
 
+    alone = _DenseStep(model, levels, hide_seen=config.hide_seen, pseudo=pseudo)
+    together = group()
+    step = together.together(alone)
+
     def epoch(number: int) -> dict[str, float]:
         model.train()
+        together.own_dropout()
         rng = stage_rng(seed, name, number)
         sums, norms, shares = np.zeros(1 + len(levels.levels)), 0.0, np.zeros(len(levels.levels))
         batches = windows(train, model.config.window, batch, rng)
-        bar = tqdm(batches, total=steps, desc=f"{name} {number + 1}/{config.epochs}", leave=False, mininterval=1.0)
+        named = {"desc": f"{name} {number + 1}/{config.epochs}", "leave": False, "disable": together.rank > 0}
+        bar = tqdm(batches, total=steps, mininterval=1.0, **named)
         for inputs, targets in bar:
-            tables = model.tables()
-            items, target = tensor(inputs), tensor(targets)
-            with reduced_precision():
-                h = model.window(items, tables)
-            chosen = target >= 0
-            seen = seen_before(items)[chosen] if config.hide_seen else None
-            known = h[chosen], target[chosen], seen, tables
-            positives = levels.pseudo_targets(*known) if pseudo else None
-            loss, by_level = levels.loss(*known, positives)
-            norms += stage.step(loss)
-            sums += [loss.item(), *by_level.tolist()]
+            rows, share = together.share((targets >= 0).sum(1))
+            loss, by_level, positives = step(tensor(inputs[rows]), tensor(targets[rows]))
+            norms += stage.step(loss if together.size == 1 else loss * share)
+            sums += share * np.array([loss.item(), *by_level.tolist()])
             if positives is not None:
-                shares += positives.double().mean(0).cpu().numpy()
+                shares += share * positives.double().mean(0).cpu().numpy()
             bar.set_postfix({"loss": f"{loss.item():.3f}"} | stage.postfix, refresh=False)
+        sums, shares = (together.totals(each) / together.size for each in (sums, shares))
         point = {"loss": sums[0] / steps, "gradient_norm": norms / steps}
         point |= {f"loss_level_{h}": value / steps for h, value in zip(levels.levels, sums[1:], strict=True)}
         if pseudo:

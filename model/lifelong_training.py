@@ -27,7 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from model.beam_search import BeamSearch, start_level
@@ -35,6 +35,7 @@ from model.dense_training import pad_left
 from model.device import accelerated, tensor
 from model.histories import EvaluationSet, Histories, length_batches
 from model.index_tree import IndexTree
+from model.parallel import group
 from model.scorer import MISS, NodeTables
 from model.stage import Progress, Stage, parameter_norms, stage_rng
 from model.transitions import followers
@@ -70,16 +71,18 @@ class LifelongTraining:
 
 @torch.no_grad()
 def search_ndcg(model: MISS, tree: IndexTree, evaluation: EvaluationSet, *, beam: int, users: int) -> float:
-    """NDCG@10 through the tree for the first `users` evaluated users."""
-    search = BeamSearch(model, tree, beam=beam)
-    rows = np.arange(min(users, len(evaluation)))
+    """NDCG@10 through the tree for the first `users` evaluated users; each process of a group searches for some of them."""
+    search, together = BeamSearch(model, tree, beam=beam), group()
+    users = min(users, len(evaluation))
+    rows = np.arange(together.rank, users, together.size)
     total = 0.0
-    for chunk in length_batches(evaluation.seen.lengths[rows].tolist()):
+    for places in length_batches(evaluation.seen.lengths[rows].tolist()):
+        chunk = rows[places]
         history = pad_left([evaluation.seen[int(r)] for r in chunk])
         items = search.search(history, history).items[:, :10]
         hit = items == tensor(evaluation.targets[chunk].astype(np.int64))[:, None]
         total += float((hit / torch.log2(torch.arange(items.shape[1]) + 2.0)).sum())
-    return total / max(len(rows), 1)
+    return float(together.totals(np.array([total]))[0]) / max(users, 1)
 
 
 def tail_lengths(train: Histories, config: LifelongTraining) -> NDArray[np.int64]:
@@ -118,15 +121,23 @@ class _Candidates:
         self.start = start_level(tree, beam)
 
     def draw(
-        self, level: int, h: Tensor, tables: NodeTables, history: Tensor, own: Tensor
+        self,
+        level: int,
+        h: Tensor,
+        tables: NodeTables,
+        history: Tensor,
+        own: Tensor,
+        *,
+        rows: Tensor,
+        batch: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Nodes (B, n), whether each is a negative (B, n) bool, and whether the search would see the target at all (B,).
 
-        `own` (B,) is the target's ancestor on the level.
+        `own` (B,) is the target's ancestor on the level; these B targets are `rows` of a batch, for which all is drawn.
         """
         first, end = self.offsets[level], self.offsets[level + 1]
         if self.config.negatives == "uniform":
-            nodes = torch.randint(first, end, (len(h), min(self.config.uniform, end - first)))
+            nodes = torch.randint(first, end, (batch, min(self.config.uniform, end - first)))[rows]
             reached = torch.ones_like(own, dtype=torch.bool)
         elif level == self.start:
             nodes = torch.arange(first, end).expand(len(h), -1)
@@ -145,6 +156,40 @@ class _Candidates:
             seen.scatter_(1, leaf, True)
             counts &= ~seen.gather(1, (nodes - first).clamp(min=0))
         return nodes, counts, reached
+
+
+class _LifelongStep(nn.Module):
+    """What a step of the lifelong stage computes."""
+
+    def __init__(self, model: MISS, tree: IndexTree, tables: NodeTables, draw: _Candidates) -> None:
+        """tables: of the dense path, which does not change in this stage."""
+        super().__init__()
+        self.model, self._tables, self._draw = model, tables, draw
+        self._paths = tensor(tree.paths())
+        self._first_level = draw.offsets[draw.start], draw.offsets[draw.start + 1]
+
+    def forward(
+        self, history: Tensor, target: Tensor, level: int, *, rows: Tensor, batch: int, share: float
+    ) -> tuple[Tensor, Tensor]:
+        """Loss, with and without the residual, over the targets that a search would see: this process' part of the group's mean.
+
+        history (B, T) and target (B,) of `rows` of a batch; share 0: none of them is this process' own, and it adds nothing.
+        """
+        model, tables, together = self.model, self._tables, group()
+        user = model.read(history, tables, self._first_level)
+        own = self._paths[target, level]
+        nodes, counts, reached = self._draw.draw(level, user.h.detach(), tables, history, own, rows=rows, batch=batch)
+        reached &= share > 0
+        weight = reached.to(user.h.dtype) / together.total(reached.sum()).clamp(min=1) * together.size
+        nodes = torch.cat([own[:, None], nodes], dim=1)
+        counts = F.pad(counts, (1, 0), value=True)
+        e = tables.e[nodes]
+        with torch.no_grad():
+            dense = torch.where(counts, model.dense(user, e, tables.bias[nodes]), -1e4)
+            dense_loss = ((torch.logsumexp(dense, 1) - dense[:, 0]) * weight).sum()
+        logits = dense + model.residual(user, nodes, e, model.z[nodes], dense)
+        loss = ((torch.logsumexp(torch.where(counts, logits, -1e4), 1) - logits[:, 0]) * weight).sum()
+        return loss, dense_loss
 
 
 @accelerated
@@ -168,8 +213,6 @@ def train_lifelong(
     """
     draw = _Candidates(tree, beam, config)
     levels = list(range(draw.start, tree.depth + 1))
-    first_level = (draw.offsets[draw.start], draw.offsets[draw.start + 1])
-    paths = tensor(tree.paths())
     width = max(model.config.window, model.config.lifelong.kept)
     tail = tail_lengths(train, config)
     steps = -(-int(tail.sum()) // config.batch)
@@ -192,12 +235,13 @@ def train_lifelong(
         progress=progress,
     )
     if not steps:
-        progress(
+        stage.progress(
             f"lifelong: no history is longer than tail_after = {config.tail_after}, so there is nothing to learn from"
         )
     with torch.no_grad():
         tables = model.eval().tables()
     dense_score = search_ndcg(model, tree, validation, beam=beam, users=config.validation_users)
+    together, alone = group(), _LifelongStep(model, tree, tables, draw)
 
     def epoch(number: int) -> dict[str, float]:
         rng = stage_rng(seed, "lifelong", number)
@@ -210,22 +254,14 @@ def train_lifelong(
             desc=f"lifelong {number + 1}/{config.epochs}",
             leave=False,
             mininterval=1.0,
+            disable=together.rank > 0,
         )
         for done, (before, target) in enumerate(bar, 1):
             level = tree.depth if rng.random() < 0.5 else int(rng.choice(levels))
-            history = pad_left(before, max(width, max(map(len, before))))
-            user = model.read(history, tables, first_level)
-            own = paths[tensor(target), level]
-            nodes, counts, reached = draw.draw(level, user.h.detach(), tables, history, own)
-            weight = reached.to(user.h.dtype) / reached.sum().clamp(min=1)
-            nodes = torch.cat([own[:, None], nodes], dim=1)
-            counts = F.pad(counts, (1, 0), value=True)
-            e = tables.e[nodes]
-            with torch.no_grad():
-                dense = torch.where(counts, model.dense(user, e, tables.bias[nodes]), -1e4)
-                dense_loss = ((torch.logsumexp(dense, 1) - dense[:, 0]) * weight).sum()
-            logits = dense + model.residual(user, nodes, e, model.z[nodes], dense)
-            loss = ((torch.logsumexp(torch.where(counts, logits, -1e4), 1) - logits[:, 0]) * weight).sum()
+            rows, share = together.share(np.ones(len(target), np.int64))
+            history = pad_left([before[row] for row in rows], max(width, max(map(len, before))))
+            asked = {"rows": tensor(rows), "batch": len(target), "share": share}
+            loss, dense_loss = step(history, tensor(target[rows]), level, **asked)
             norm = stage.step(loss)
             sums += [loss.item(), dense_loss.item(), norm]
             by_level[level][0] += loss.item()
@@ -234,16 +270,19 @@ def train_lifelong(
             bar.set_postfix(told | stage.postfix, refresh=False)
         if model.transitions is not None and counted is not None:
             model.transitions.fill(*counted[1])
-        loss_, dense_, norm_ = (float(x) for x in sums / max(steps, 1))
+        found = together.totals(np.array([*sums, *[total for total, _ in by_level.values()]])) / together.size
+        loss_, dense_, norm_ = (float(x) for x in found[:3] / max(steps, 1))
         score = search_ndcg(model, tree, validation, beam=beam, users=config.validation_users)
         point = {"loss": loss_, "loss_dense": dense_, "gradient_norm": norm_}
-        point |= {f"loss_level_{h}": total / batches for h, (total, batches) in by_level.items() if batches}
+        of_levels = zip(by_level.items(), found[3:], strict=True)
+        point |= {f"loss_level_{h}": float(total) / batches for (h, (_, batches)), total in of_levels if batches}
         return point | parameter_norms(model) | {"validation_ndcg@10": score}
 
     for p in model.parameters():
         p.requires_grad_(False)
     for p in model.lifelong_parameters():
         p.requires_grad_(True)
+    step = together.together(alone)
     try:
         return stage.run(epoch, start=dense_score) if steps else [{"validation_ndcg@10": dense_score}]
     finally:

@@ -3,6 +3,7 @@
 - After every epoch the whole state (parameters, best parameters, optimizer, curve) goes to one file, replaced
   atomically and read back with `weights_only`; a killed run that starts again gives the model of one that was not.
 - Randomness is a function of (seed, stage, epoch), never of what ran before.
+- Processes that train together (`model.parallel`) go through it side by side: they find the same scores and so do the same.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from model.files import write_bytes
+from model.parallel import group
 from model.scorer import MISS
 
 __all__ = ["Checkpoint", "Progress", "Report", "Stage", "parameter_norms", "stage_rng", "timeless"]
@@ -73,11 +75,14 @@ class Checkpoint:
         return state
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the file by `state`."""
+        """Replace the file by `state`; of several processes that train together the first does, and the others wait."""
         if self.path is not None:
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
-            write_bytes(self.path, buffer.getvalue())
+            together = group()
+            if together.rank == 0:
+                buffer = io.BytesIO()
+                torch.save(state, buffer)
+                write_bytes(self.path, buffer.getvalue())
+            together.wait()
 
 
 class Stage:
@@ -102,7 +107,8 @@ class Stage:
         self.optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.98))
         total, warmup = max(epochs * steps, 1), max(min(200, epochs * steps // 10), 1)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda s: _schedule(s, total, warmup))
-        self.parameters, self.checkpoint, self.progress = parameters, Checkpoint(checkpoint), progress
+        self.parameters, self.checkpoint = parameters, Checkpoint(checkpoint)
+        self.progress: Progress = progress if group().rank == 0 else lambda _: None
         self.curve: list[dict[str, float]] = []
         self.best: dict[str, Tensor] = {}
 

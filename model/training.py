@@ -72,12 +72,12 @@ class Trained(NamedTuple):
     """Stage -> a point for each epoch: "reassign" where the tree is learnt, "dense", "lifelong"."""
 
 
-def options_for(train: Histories) -> dict[str, Any]:
-    """Options that suit the size of the logs, for a caller to lay its own over; none where the defaults do.
+def options_for(behaviors: int) -> dict[str, Any]:
+    """Options that suit so many training behaviors, for a caller to lay its own over; none where the defaults do.
 
     Fewer than `SMALL` behaviors do not feed a model of d = 128, and those who try the product out wait for it.
     """
-    if len(train.items) >= SMALL:
+    if behaviors >= SMALL:
         return {}
     return {
         "scorer": {"d": 64, "heads": 2, "layers": 2, "window": 100, "dropout": 0.2},

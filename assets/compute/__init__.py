@@ -3,7 +3,7 @@
 - A step is planned as shards, each a small JSON value that names what to read and where to write. Work on a shard reads files,
   writes files and answers with a small JSON value; what was written is merged from those answers. Nothing large goes through the
   process that plans.
-- So an engine is one method, and what it returns does not depend on the engine.
+- So an engine is a method for shards, whose answers do not depend on the engine, and one for those who train a model together.
 - Files lie where every machine of the cluster sees them: the home is on storage they share.
 
 Not covered: what the work is (each step's own module).
@@ -12,9 +12,13 @@ Not covered: what the work is (each step's own module).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Engine", "Shard", "Work", "engine"]
+__all__ = ["Engine", "Progress", "Shard", "Work", "engine"]
+
+Progress = Callable[[str], None]
+"""Told a line about what has been done."""
 
 Shard = dict[str, Any]
 """JSON values."""
@@ -34,6 +38,14 @@ class Engine(Protocol):
         """What `make(*arguments)` answers to each shard, in their order; `what` names it to those who wait.
 
         Raises what the work raises on purpose (`model.errors`), for the first shard that it does so.
+        """
+
+    def together(
+        self, work: Callable[[Shard, Progress], None], asked: Shard, *, folder: Path, progress: Progress
+    ) -> None:
+        """Run `work(asked, progress)` in all processes that are to train one model (`model.parallel`), side by side.
+
+        folder: for what they have to tell; all of them see it. Raises what the work raises on purpose.
         """
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from assets.compute import Shard, Work
+from assets.compute import Progress, Shard, Work
 
 __all__ = ["LocalEngine"]
 
@@ -26,3 +27,9 @@ class LocalEngine:
         work = make(*arguments)
         bar = tqdm(shards, desc=what, unit="shard", disable=len(shards) < 2, mininterval=1.0)
         return [work(shard) for shard in bar]
+
+    def together(
+        self, work: Callable[[Shard, Progress], None], asked: Shard, *, folder: Path, progress: Progress
+    ) -> None:
+        """See `assets.compute.Engine.together`; this process alone."""
+        work(asked, progress)

@@ -17,9 +17,10 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from assets.compute import Shard, Work
+from assets.compute import Progress, Shard, Work
 from model import errors
 from model.errors import MissError, NotReady
 
@@ -95,3 +96,12 @@ class RayEngine:
             if "raised" in answer:
                 raise getattr(errors, answer["raised"])(answer["sentence"])
         return [answer["said"] for answer in answers]
+
+    def together(
+        self, work: Callable[[Shard, Progress], None], asked: Shard, *, folder: Path, progress: Progress
+    ) -> None:
+        """See `assets.compute.Engine.together`."""
+        from assets.compute.ray_training import train_together
+
+        with connected():
+            train_together(work, asked, folder=folder, progress=progress)

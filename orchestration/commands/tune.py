@@ -82,7 +82,7 @@ def _search(home: Settings, *, epochs: int, seed: int, space: Path | None) -> tu
     from model.tuning import SPACE, Search, read_space
 
     train = Histories.load(histories.path / "train.npz")
-    config = configure(TrainingConfig, merged(options_for(train), home.training), where="training")
+    config = configure(TrainingConfig, merged(options_for(len(train.items)), home.training), where="training")
     try:
         searched = read_space(SPACE if given is None else given, config)
     except BadInput as error:

@@ -1,10 +1,12 @@
-"""What the tests of stores share: an MLflow schema migrated once, and small bundles."""
+"""What the tests of assets share: an MLflow schema migrated once, small bundles, and a Ray cluster."""
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,3 +45,20 @@ def bundle(tmp_path: Path) -> Callable[[str], Path]:
         return tmp_path / "bundles" / text
 
     return make
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes of one core each on this machine, this process the driver; skips where Ray is not installed."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed; pip install '.[ray]' brings it")
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
