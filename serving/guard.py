@@ -2,7 +2,9 @@
 
 - Plain ASGI around the application; nothing is copied or held back, so answers may stream.
 - The token is compared in constant time. Health stays open: a probe has no token.
-- A body that says it is too large is refused before it is read; one that does not say is counted by Starlette.
+- A body that says it is too large is refused before it is read; one that does not say is counted by Starlette. What a refused
+  caller is still sending is taken for a while and thrown away: who writes before reading would find the connection gone, not the
+  answer.
 - The time runs from the first byte of a request to the first of its answer, the reading of its body included.
 
 Not covered: TLS, limits for each caller (put a proxy in front); who may do what: one token opens everything.
@@ -11,6 +13,7 @@ Not covered: TLS, limits for each caller (put a proxy in front); who may do what
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import time
 from collections.abc import Iterable, Mapping
@@ -37,6 +40,8 @@ HEADERS = {
     "cache-control": "no-store",
 }
 """On every answer that does not say otherwise itself."""
+LINGER_S, LINGER_BYTES = 2.0, 32 << 20
+"""How long, and how much of, the body of a refused request is taken at most."""
 
 
 def failure(path: str, status: int, sentence: str, *, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -77,7 +82,7 @@ class Guard:
         try:
             refused = self._refusal(scope)
             if refused is not None:
-                await refused(scope, receive, told)
+                await _turn_away(refused, scope, receive, told)
                 return
             try:
                 async with asyncio.timeout(self._limits.timeout_s) as clock:
@@ -110,6 +115,24 @@ class Guard:
         if length.isdigit() and int(length) > self._limits.body_bytes:
             return failure(path, 413, too_large(self._limits), headers={"connection": "close"})
         return None
+
+
+async def _turn_away(answer: JSONResponse, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer at once, and end it when the caller has sent what it sends, or too much."""
+
+    async def unended(message: Message) -> None:
+        await send(message | {"more_body": True} if message["type"] == "http.response.body" else message)
+
+    await answer(scope, receive, unended)
+    taken = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while taken < LINGER_BYTES:
+                message = await receive()
+                taken += len(message.get("body", b""))
+                if not message.get("more_body"):
+                    break
+    await send({"type": "http.response.body", "body": b""})
 
 
 def too_large(limits: Limits) -> str:

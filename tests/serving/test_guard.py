@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -17,6 +20,7 @@ from http_server import serving
 from tiny_bundle import ITEM_IDS, USER_IDS, histories
 
 from model.errors import BadInput
+from serving import guard
 from serving.app import create_app
 from serving.engine import Engine
 from serving.limits import Limits
@@ -69,6 +73,38 @@ def test_a_large_body_is_refused_also_where_it_does_not_say_so(address: str, pat
     (sentence,) = refused.json().values()
     assert "4,096 bytes" in sentence
     assert httpx.post(f"{address}/v1/recommend", content=body(small), headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("token", ["", "secret"])
+def test_who_writes_everything_before_reading_still_reads_why(engine: Engine, token: str) -> None:
+    """Slowly, as over a real network: the refusal is there long before the last byte is sent."""
+    size = 4 << 20
+    with serving(create_app(Live(engine), token=token)) as address:
+        where = urlsplit(address)
+        with socket.create_connection((where.hostname, where.port), timeout=20) as connection:
+            head = f"POST /v1/recommend HTTP/1.1\r\nhost: {where.netloc}\r\ncontent-length: {size}\r\n\r\n"
+            connection.sendall(head.encode())
+            for _ in range(8):
+                connection.sendall(b"x" * (size // 8))
+                time.sleep(0.05)
+            answer = b""
+            while b"}" not in answer:
+                answer += connection.recv(65_536)
+    assert answer.startswith(b"HTTP/1.1 401" if token else b"HTTP/1.1 413")
+    assert b'{"detail":' in answer
+
+
+def test_a_refused_body_that_never_ends_is_not_waited_for(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "LINGER_S", 0.3)
+    with serving(create_app(Live(engine))) as address:
+        where = urlsplit(address)
+        with socket.create_connection((where.hostname, where.port), timeout=20) as connection:
+            connection.sendall(b"POST /v1/recommend HTTP/1.1\r\nhost: here\r\ncontent-length: 9000000\r\n\r\nx")
+            begun, answer = time.monotonic(), b""
+            while part := connection.recv(65_536):
+                answer += part
+    assert b" 413 " in answer
+    assert 0.2 < time.monotonic() - begun < 10
 
 
 def test_the_default_is_a_mebibyte(engine: Engine) -> None:
