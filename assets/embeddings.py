@@ -19,17 +19,16 @@ GROUP = "embeddings"
 
 
 def _encode(
-    stores: Stores, asset: str, items: Artifact, encoder: Any, contents: Contents
+    context: dg.AssetExecutionContext, stores: Stores, asset: str, items: Artifact, encoder: Any, contents: Contents
 ) -> dg.MaterializeResult[Artifact]:
     """Encode the catalogue's contents where `MISS_COMPUTE` says; only what the cache does not hold is run."""
     settings = stores.settings
 
     def build(folder: Path, work: Path) -> dict[str, Any]:
-        vectors, present, told = encoded(
-            engine(settings.compute), contents, encoder.dim, work=work, on_bad=settings.bad_images
-        )
+        where = engine(settings.compute, context.log.info)
+        vectors, present, told = encoded(where, contents, encoder.dim, work=work, on_bad=settings.bad_images)
         write_npz(folder / "embeddings.npz", {"vectors": vectors, "present": present})
-        return {"encoder": encoder.name, "dimensions": encoder.dim, "rows": len(vectors)} | told
+        return {"encoder": encoder.name, "dimensions": encoder.dim, "rows": len(vectors), "used": where.used()} | told
 
     config = {"encoder": encoder.digest, "on_bad": settings.bad_images}
     artifact, reused = stores.artifacts.produce(
@@ -70,7 +69,7 @@ def text_embeddings(
 ) -> dg.MaterializeResult[Artifact]:
     """Title, categories and description through the text encoder."""
     contents = _contents(stores, items, "text", stores.settings.text_encoder)
-    return _encode(stores, "text_embeddings", items, text_encoder(stores), contents)
+    return _encode(context, stores, "text_embeddings", items, text_encoder(stores), contents)
 
 
 @dg.asset(group_name=GROUP, code_version="1", kinds={"onnx"})
@@ -79,7 +78,7 @@ def image_embeddings(
 ) -> dg.MaterializeResult[Artifact]:
     """Pictures through the image encoder."""
     contents = _contents(stores, items, "image", stores.settings.image_encoder)
-    return _encode(stores, "image_embeddings", items, image_encoder(stores), contents)
+    return _encode(context, stores, "image_embeddings", items, image_encoder(stores), contents)
 
 
 @dg.asset(group_name=GROUP, code_version="1", kinds={"pytorch", "faiss"})

@@ -82,7 +82,7 @@ def evaluation(
         from model.training import TrainingConfig, load_parameters
         from model.tree_retriever import TreeRetriever
 
-        where, options = engine(stores.settings.compute), retrieval_model.meta["config"]
+        where, options = engine(stores.settings.compute, context.log.info), retrieval_model.meta["config"]
         config = configure(TrainingConfig, options, where="training")
         tree = IndexTree.load(retrieval_model.path / "tree.npz")
         model = load_parameters(tree, config, retrieval_model.path / "parameters.npz")
@@ -105,7 +105,7 @@ def evaluation(
             each.save(folder / "per_user" / f"{number}.npz")
         (folder / "recall_by_level.png").write_bytes(recall_by_level({retriever.name: kept}, simulated=simulated))
         (folder / "recall_by_length.png").write_bytes(recall_by_length(by_length, simulated=simulated))
-        return report
+        return report | {"used": where.used()}
 
     inputs = {
         "items": items,

@@ -40,7 +40,8 @@ def retrieval_model(
             target=str(folder),
             work=str(work),
         )
-        found = trained(engine(stores.settings.compute), asked, progress=context.log.info)
+        where = engine(stores.settings.compute, context.log.info)
+        found = trained(where, asked)
         curves = found.curves
         write_json(folder / "curves.json", {stage: timeless(curve) for stage, curve in curves.items()})
         (folder / "curves.png").write_bytes(loss_curves(curves))
@@ -53,6 +54,7 @@ def retrieval_model(
             "config": asdict(config),
             "items_moved": found.items_moved,
             "workers": found.workers,
+            "used": where.used(),
             **seconds,
             **best,
         }

@@ -40,21 +40,25 @@ class Engine(Protocol):
         Raises what the work raises on purpose (`model.errors`), for the first shard that it does so.
         """
 
-    def together(
-        self, work: Callable[[Shard, Progress], None], asked: Shard, *, folder: Path, progress: Progress
-    ) -> None:
+    def together(self, work: Callable[[Shard, Progress], None], asked: Shard, *, folder: Path) -> None:
         """Run `work(asked, progress)` in all processes that are to train one model (`model.parallel`), side by side.
 
         folder: for what they have to tell; all of them see it. Raises what the work raises on purpose.
         """
 
+    def used(self) -> dict[str, Any]:
+        """What its work has taken so far, for an asset's metadata (`assets.compute.account.Account`)."""
 
-def engine(compute: str) -> Engine:
-    """The engine that is set. Raises NotReady where Ray is asked for and not installed."""
+
+def engine(compute: str, progress: Progress | None = None) -> Engine:
+    """The engine that is set. Raises NotReady where Ray is asked for and not installed.
+
+    progress: told a line now and then, in Dagster's log say; people at a terminal where None.
+    """
     if compute == "ray":
         from assets.compute.on_ray import RayEngine
 
-        return RayEngine()
+        return RayEngine(progress)
     from assets.compute.local import LocalEngine
 
-    return LocalEngine()
+    return LocalEngine(progress)

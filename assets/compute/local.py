@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from assets.compute import Progress, Shard, Work
+from assets.compute.account import Account, telling, this_process
 
 __all__ = ["LocalEngine"]
 
@@ -18,18 +20,41 @@ class LocalEngine:
 
     name = "local"
 
+    def __init__(self, progress: Progress | None = None) -> None:
+        """progress: told a line now and then; a bar on a terminal where None."""
+        self._progress, self._seconds, self._cpu_s = progress, 0.0, 0.0
+
     def each(
         self, make: Callable[..., Work], arguments: tuple[Any, ...], shards: Sequence[Shard], what: str
     ) -> list[Shard]:
         """See `assets.compute.Engine.each`."""
         if not shards:
             return []
-        work = make(*arguments)
-        bar = tqdm(shards, desc=what, unit="shard", disable=len(shards) < 2, mininterval=1.0)
-        return [work(shard) for shard in bar]
 
-    def together(
-        self, work: Callable[[Shard, Progress], None], asked: Shard, *, folder: Path, progress: Progress
-    ) -> None:
+        def answers() -> list[Shard]:
+            work = make(*arguments)
+            done: Iterable[Shard] = (work(shard) for shard in shards)
+            if self._progress is None:
+                quiet = len(shards) < 2
+                return list(tqdm(done, desc=what, total=len(shards), unit="shard", disable=quiet, mininterval=1.0))
+            return list(telling(done, len(shards), what, self._progress))
+
+        return self._timed(answers)
+
+    def together(self, work: Callable[[Shard, Progress], None], asked: Shard, *, folder: Path) -> None:
         """See `assets.compute.Engine.together`; this process alone."""
-        work(asked, progress)
+        self._timed(lambda: work(asked, self._progress or print))
+
+    def used(self) -> dict[str, Any]:
+        """See `assets.compute.Engine.used`; the worker is the driver."""
+        account = Account(seconds=self._seconds)
+        account.add(this_process() | {"cpu_s": self._cpu_s})
+        return account.metadata(self.name)
+
+    def _timed(self, work: Callable[[], Any]) -> Any:
+        begun, cpu = time.monotonic(), time.process_time()
+        try:
+            return work()
+        finally:
+            self._seconds += time.monotonic() - begun
+            self._cpu_s += time.process_time() - cpu

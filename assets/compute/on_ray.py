@@ -12,15 +12,19 @@ Not covered: bringing files to machines that do not see the home.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import logging
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from assets.compute import Progress, Shard, Work
+from assets.compute.account import Account, telling, this_process
 from model import errors
 from model.errors import MissError, NotReady
 
@@ -58,6 +62,9 @@ class _Actor:
             answer = {"said": self._work(json.loads(row["shard"]))}
         except MissError as error:
             answer = {"raised": type(error).__name__, "sentence": str(error)}
+        import ray
+
+        answer["worker"] = this_process() | {"node": ray.get_runtime_context().get_node_id()}
         return {"number": row["number"], "answer": json.dumps(answer)}
 
 
@@ -66,12 +73,14 @@ class RayEngine:
 
     name = "ray"
 
-    def __init__(self) -> None:
-        """Raises NotReady where Ray is not installed."""
+    def __init__(self, progress: Progress | None = None) -> None:
+        """progress: told a line now and then; standard error where None. Raises NotReady where Ray is not installed."""
         if importlib.util.find_spec("ray") is None:
             raise NotReady(
                 "MISS_COMPUTE = ray needs Ray, which is not installed; run pip install 'miss-retrieval[ray]'"
             )
+        self._progress: Progress = progress or functools.partial(print, file=sys.stderr, flush=True)
+        self._account = Account()
 
     def each(
         self, make: Callable[..., Work], arguments: tuple[Any, ...], shards: Sequence[Shard], what: str
@@ -83,25 +92,34 @@ class RayEngine:
         from ray.data import ActorPoolStrategy, DataContext
 
         found: dict[int, dict[str, Any]] = {}
+        begun = time.monotonic()
         with connected():
             DataContext.get_current().enable_progress_bars = False
             rows = [{"number": number, "shard": json.dumps(shard)} for number, shard in enumerate(shards)]
             cores = max(int(ray.cluster_resources().get("CPU", 1)), 1)
             pool = ActorPoolStrategy(min_size=1, max_size=min(len(rows), cores))
             data = ray.data.from_items(rows, override_num_blocks=len(rows))
-            for row in data.map(_Actor, fn_constructor_args=(make, arguments), compute=pool, num_cpus=1).iter_rows():
+            done = data.map(_Actor, fn_constructor_args=(make, arguments), compute=pool, num_cpus=1).iter_rows()
+            for row in telling(done, len(rows), what, self._progress):
                 found[row["number"]] = json.loads(row["answer"])
+                self._account.add(found[row["number"]]["worker"])
+        self._account.seconds += time.monotonic() - begun
         answers = [found[number] for number in range(len(shards))]
         for answer in answers:
             if "raised" in answer:
                 raise getattr(errors, answer["raised"])(answer["sentence"])
         return [answer["said"] for answer in answers]
 
-    def together(
-        self, work: Callable[[Shard, Progress], None], asked: Shard, *, folder: Path, progress: Progress
-    ) -> None:
+    def together(self, work: Callable[[Shard, Progress], None], asked: Shard, *, folder: Path) -> None:
         """See `assets.compute.Engine.together`."""
         from assets.compute.ray_training import train_together
 
+        begun = time.monotonic()
         with connected():
-            train_together(work, asked, folder=folder, progress=progress)
+            for worker in train_together(work, asked, folder=folder, progress=self._progress):
+                self._account.add(worker)
+        self._account.seconds += time.monotonic() - begun
+
+    def used(self) -> dict[str, Any]:
+        """See `assets.compute.Engine.used`; a worker that was lost counts with what it said last."""
+        return self._account.metadata(self.name)

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from assets.compute import Progress, Shard
+from assets.compute.account import this_process
 from model import errors
 from model.errors import MissError
-from model.files import write_json
+from model.files import read_json, write_json
 
 __all__ = ["RESTARTS", "train_together"]
 
@@ -46,6 +47,7 @@ def _work(config: dict[str, Any]) -> None:
     tell: Progress = (lambda sentence: _line(folder / "told", sentence)) if together.rank == 0 else (lambda _: None)
     try:
         config["work"](config["asked"], tell)
+        write_json(folder / f"worker-{together.rank}.json", this_process() | {"node": together.rank})
     except MissError as error:  # what is raised on purpose would be raised again
         if together.rank == 0:
             write_json(folder / "raised.json", {"raised": type(error).__name__, "sentence": str(error)})
@@ -89,10 +91,12 @@ def _workers() -> tuple[int, dict[str, float]]:
     return len(cores), {"CPU": min(cores)}
 
 
-def train_together(work: Callable[[Shard, Progress], None], asked: Shard, *, folder: Path, progress: Progress) -> None:
-    """Run `work(asked, progress)` in all workers at once, within a cluster; raises what it raises on purpose.
+def train_together(
+    work: Callable[[Shard, Progress], None], asked: Shard, *, folder: Path, progress: Progress
+) -> list[dict[str, Any]]:
+    """Run `work(asked, progress)` in all workers at once, within a cluster; what each of them took (`this_process`).
 
-    folder: one that all workers see, for what they have to tell.
+    folder: one that all workers see, for what they have to tell. Raises what the work raises on purpose.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -117,5 +121,6 @@ def train_together(work: Callable[[Shard, Progress], None], asked: Shard, *, fol
     with _told(folder / "told", progress):
         trainer.fit()
     if raised.exists():
-        found = json.loads(raised.read_text(encoding="utf-8"))
+        found = read_json(raised)
         raise getattr(errors, found["raised"])(found["sentence"])
+    return [read_json(folder / f"worker-{rank}.json") for rank in range(number)]

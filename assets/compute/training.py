@@ -79,7 +79,7 @@ def fit(asked: Shard, progress: Progress) -> None:
     together.wait()
 
 
-def trained(engine: Engine, asked: Fit, *, progress: Progress) -> Found:
+def trained(engine: Engine, asked: Fit) -> Found:
     """Train on the engine; raises as `train_model` does."""
-    engine.together(fit, asdict(asked), folder=Path(asked.work), progress=progress)
+    engine.together(fit, asdict(asked), folder=Path(asked.work))
     return Found(**read_json(Path(asked.work) / "found.json"))

@@ -72,8 +72,12 @@ class Encoder(ABC, Generic[Content, Prepared]):
 
 
 def cpu_threads() -> int:
-    """Cores this process may use, at most 8: beyond that memory bandwidth, not arithmetic, is the bound."""
-    return min(len(os.sched_getaffinity(0)), 8)
+    """Cores this process may use, or as many as OMP_NUM_THREADS says, which Ray sets to a worker's own.
+
+    At most 8: beyond that memory bandwidth, not arithmetic, is the bound.
+    """
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return min(int(told) if told.isdigit() and int(told) else len(os.sched_getaffinity(0)), 8)
 
 
 def onnx_session(path: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,7 +13,7 @@ from tiny_bundle import N_USERS, USER_IDS, publish
 from tiny_content import NO_PICTURE
 from works import OPTIONS, contents, trained
 
-from assets.compute import Shard, engine
+from assets.compute import Shard, account, engine
 from assets.compute import encoding as encoding_module
 from assets.compute import evaluating as evaluating_module
 from assets.compute import recommending as recommending_module
@@ -47,6 +48,33 @@ def test_the_local_engine_answers_in_the_order_of_the_shards() -> None:
     assert made == [10], "one worker for all shards"
     assert LocalEngine().each(work, (10,), [], "nothing") == []
     assert engine("local").name == "local"
+
+
+def test_long_work_tells_how_far_it_is_and_what_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Now and then, not for every shard; and at the end."""
+    told, clock = list[str](), iter(range(0, 1000, 2))
+    monkeypatch.setattr(account.time, "monotonic", lambda: float(next(clock)))
+    assert list(account.telling(iter("abcdefg"), 7, "letters", told.append)) == list("abcdefg")
+    assert told == [
+        "letters: 3 of 7 shards, 0.5 a second",
+        "letters: 6 of 7 shards, 0.5 a second",
+        "letters: 7 of 7 shards, 0.5 a second",
+    ]
+    told.clear()
+    assert list(account.telling(iter("a"), 1, "letters", told.append)) == ["a"]
+    assert told == []
+    monkeypatch.undo()
+
+    def work() -> Any:
+        return lambda shard: {"sum": sum(range(shard["n"]))}
+
+    local = LocalEngine(told.append)
+    local.each(work, (), [{"n": 2_000_000}] * 3, "sums")
+    used = local.used()
+    assert told[-1].startswith("sums: 3 of 3 shards")
+    assert (used["engine"], used["workers"]) == ("local", 1)
+    assert 0 < used["workers_cpu_seconds"] <= used["seconds"] * 2
+    assert used["worker_peak_mib"] == used["driver_peak_mib"] > 50
 
 
 @pytest.mark.parametrize(("begin", "end"), [(0, 60), (3, 5), (16, 18), (17, 34), (50, 60), (59, 60)])

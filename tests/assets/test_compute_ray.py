@@ -43,9 +43,16 @@ def test_every_shard_once_in_order_on_both_nodes(cluster: Any) -> None:
 
         return add
 
-    told = engine("ray").each(work, (10,), [{"n": n} for n in range(12)], "sums")
+    lines = list[str]()
+    on_ray = engine("ray", lines.append)
+    told = on_ray.each(work, (10,), [{"n": n} for n in range(12)], "sums")
     assert [each["sum"] for each in told] == [10 + n for n in range(12)]
     assert len({each["node"] for each in told}) == 2
+    assert lines[-1].startswith("sums: 12 of 12 shards, ")
+    used = on_ray.used()
+    assert used["workers"] == 2
+    assert used["workers_cpu_seconds"] > 0
+    assert used["worker_peak_mib"] > 30
     assert engine("ray").each(work, (10,), [], "nothing") == []
 
 

@@ -51,6 +51,10 @@ def asked(folder: Path, *, items: int = ITEMS) -> Fit:
     )
 
 
+def _quiet(_: str) -> None:
+    pass
+
+
 def alike(found: Found, other: Found) -> None:
     """The same training but for the order of its sums."""
     for stage in ("dense", "lifelong"):
@@ -61,11 +65,11 @@ def alike(found: Found, other: Found) -> None:
 
 def test_this_process_alone_trains_as_ever(tmp_path: Path) -> None:
     of, told = asked(tmp_path / "one"), list[str]()
-    found = trained(LocalEngine(), of, progress=told.append)
+    found = trained(LocalEngine(told.append), of)
     config = configure(TrainingConfig, OPTIONS)
     tree = IndexTree.load(Path(of.tree))
     train, validation = Histories.load(tmp_path / "one/train.npz"), EvaluationSet.load(tmp_path / "one/validation.npz")
-    model, _, curves = train_model(tree, train, validation, config, progress=lambda _: None)
+    model, _, curves = train_model(tree, train, validation, config, progress=_quiet)
     written = read_npz(Path(of.target) / "parameters.npz")
     assert all(np.array_equal(value.numpy(), written[name]) for name, value in model.state_dict().items())
     assert [p["loss"] for p in found.curves["dense"]] == [p["loss"] for p in curves["dense"]]
@@ -77,11 +81,12 @@ def test_this_process_alone_trains_as_ever(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("default")
 def test_two_nodes_train_what_one_process_does(cluster: Any, tmp_path: Path) -> None:
     of, told = asked(tmp_path / "two"), list[str]()
-    found = trained(engine("ray"), of, progress=told.append)
-    assert found.workers == 2
+    on_ray = engine("ray", told.append)
+    found = trained(on_ray, of)
+    assert found.workers == on_ray.used()["workers"] == 2
     assert told[0] == "training: 2 workers of 1 CPU"
     assert sum("dense epoch" in line for line in told) == 3, "told once, and here"
-    alike(found, trained(LocalEngine(), asked(tmp_path / "one"), progress=lambda _: None))
+    alike(found, trained(LocalEngine(_quiet), asked(tmp_path / "one")))
     tree = IndexTree.load(Path(of.target) / "tree.npz")
     load_parameters(tree, configure(TrainingConfig, OPTIONS), Path(of.target) / "parameters.npz")
 
@@ -108,13 +113,13 @@ def dying(folder: Path, *when: str) -> Callable[[Shard, Callable[[str], None]], 
 def test_a_lost_worker_costs_no_finished_epoch(cluster: Any, tmp_path: Path) -> None:
     of, told = asked(tmp_path / "two"), list[str]()
     when = "dense epoch 2", "lifelong epoch 2"
-    engine("ray").together(dying(tmp_path, *when), asdict(of), folder=Path(of.work), progress=told.append)
+    engine("ray", told.append).together(dying(tmp_path, *when), asdict(of), folder=Path(of.work))
     for each in when:
         assert (tmp_path / each).exists()
         assert f"{each.split()[0]}: resumed after epoch {1 + each.startswith('lifelong')} of" in "\n".join(told)
     assert sum(line.startswith("dense epoch 1/") for line in told) == 1
     found = Found(**read_json(Path(of.work) / "found.json"))
-    alike(found, trained(LocalEngine(), asked(tmp_path / "undisturbed"), progress=lambda _: None))
+    alike(found, trained(LocalEngine(_quiet), asked(tmp_path / "undisturbed")))
 
 
 @pytest.mark.slow
@@ -122,4 +127,4 @@ def test_a_lost_worker_costs_no_finished_epoch(cluster: Any, tmp_path: Path) -> 
 def test_what_training_refuses_is_told_as_it_was(cluster: Any, tmp_path: Path) -> None:
     of = asked(tmp_path / "wrong", items=32)
     with pytest.raises(BadInput, match=r"^the tree holds 32 items, the histories 64; materialize index_tree again$"):
-        trained(engine("ray"), of, progress=lambda _: None)
+        trained(engine("ray", _quiet), of)

@@ -27,9 +27,9 @@ USERS = 97  # 12 batches of 8 and one of a single user, whom two processes canno
 def test_every_row_is_one_process_and_every_target_weighs_the_same(targets: list[int], size: int) -> None:
     counts = np.array(targets)
     shares = [Group(rank, size).share(counts) for rank in range(size)]
-    whose = np.concatenate([rows for rows, share in shares if share or size == 1])
-    assert len(set(whose.tolist())) == len(whose)
-    assert set(np.flatnonzero(counts).tolist()) <= set(whose.tolist())
+    whose = [row for rows, share in shares if share or size == 1 for row in rows.tolist()]
+    assert len(set(whose)) == len(whose)
+    assert set(np.flatnonzero(counts).tolist()) <= set(whose)
     if counts.sum():
         # the mean over processes of share x mean is the mean over all targets
         values = np.random.default_rng(0).random(len(counts))
