@@ -110,7 +110,7 @@ def started(folder: Path) -> Iterator[Up]:
         yield found
     finally:
         found.process.send_signal(signal.SIGTERM)
-        found.process.communicate(timeout=90)
+        found.process.communicate(timeout=240)
 
 
 def gone(pids: set[int]) -> bool:
@@ -139,7 +139,7 @@ def test_a_fresh_clone_shows_three_pages_that_lead_to_each_other_and_ends_clean(
         children = running.descendants()
         assert len(children) >= 4, "webserver and daemon are two"
         running.process.send_signal(signal.SIGINT)
-        _, said = running.process.communicate(timeout=90)
+        _, said = running.process.communicate(timeout=240)
         assert (running.process.returncode, said.splitlines()[-1]) == (0, "stopping")
         assert gone(children)
         assert not any(listens(port) for port in running.ports.values())

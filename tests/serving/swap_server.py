@@ -19,14 +19,19 @@ from serving.service import Service
 
 
 def memory(_: Service) -> APIRouter:
-    """`/memory`: resident bytes after a collection, without what the allocator keeps for later."""
+    """`/memory`: [own, resident] bytes after a collection, without what the allocator keeps for later.
+
+    Own: without pages of files (code, the bundle), which the kernel keeps or drops as the rest of the machine has it.
+    """
     api = APIRouter()
 
     @api.get("/memory")
-    def resident() -> int:
+    def held() -> list[int]:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+        lines = (line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        kib = {name: int(value.split()[0]) for name, value in lines if name in ("RssAnon", "VmSwap", "VmRSS")}
+        return [1024 * (kib["RssAnon"] + kib["VmSwap"]), 1024 * kib["VmRSS"]]
 
     return api
 
