@@ -6,12 +6,13 @@ from typing import Any
 
 import dagster as dg
 
+from assets.compute import engine
+from assets.compute.growing import grown
 from assets.stores.artifacts import Artifact
 from assets.stores.io_manager import materialized, picture
 from assets.stores.resource import Stores
 from model.configure import configure
-from model.files import read_npz
-from model.index_tree import IndexTree, TreeConfig, build_tree, check_tree
+from model.index_tree import IndexTree, TreeConfig, check_tree
 
 
 @dg.asset(group_name="index", code_version="2", kinds={"numpy", "faiss"})
@@ -22,16 +23,14 @@ def index_tree(
     config = configure(TreeConfig, stores.settings.tree, where="tree")
 
     def build(folder: Path, work: Path) -> dict[str, Any]:
-        from model.neighbours import kept_in_subtree, nearest
         from model.plots import tree_quality
 
-        vectors = read_npz(multimodal_embeddings.path / "embeddings.npz")["embeddings"]
-        tree = build_tree(vectors, config)
-        tree.save(folder / "tree.npz")
-        neighbours, _ = nearest(vectors, min(10, len(vectors) - 1))
-        kept = [round(float(share), 4) for share in kept_in_subtree(neighbours, tree.paths().T)]
-        (folder / "quality.png").write_bytes(tree_quality({"multi-modal tree": dict(enumerate(kept))}))
-        return {"depth": tree.depth, "nodes": tree.n_nodes, "items": tree.n_items, "neighbours_kept_by_level": kept}
+        where = engine(stores.settings.compute, context.log.info)
+        vectors = multimodal_embeddings.path / "embeddings.npz"
+        told = grown(where, vectors, config, work=work, target=folder / "tree.npz")
+        kept = dict(enumerate(told["neighbours_kept_by_level"]))
+        (folder / "quality.png").write_bytes(tree_quality({"multi-modal tree": kept}))
+        return told | {"used": where.used()}
 
     artifact, reused = stores.artifacts.produce(
         "index_tree", code_version="2", config=asdict(config), inputs={"embeddings": multimodal_embeddings}, build=build

@@ -9,10 +9,13 @@ Shape legend: N items, S clusters of m items each, d dimensions.
   draw from the start: numbers of items often follow the logs (the order in which users first met them), and a tree that put
   items of like content together by number would know of the future.
 - A cluster beyond `SAMPLE` items finds its direction on that many of them, and takes `FULL_ROUNDS` rounds with all.
+- A split can be had in two pieces, for a catalogue that no process holds (`model.tree_shards`): `direction_of` a cluster, and
+  `halve` by what lies along it.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Halver"]
+__all__ = ["Halver", "direction_of", "drawn_order", "halve", "halved_starts"]
 
 CHUNK = 1 << 15
 """Rows of a chunk: 8 MB at 64 dimensions."""
@@ -33,24 +36,47 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
+def drawn_order(n_items: int, seed: int) -> Ints:
+    """(N,) items in the order to begin with, a draw."""
+    return np.random.default_rng([seed, 1]).permutation(n_items)
+
+
 class Halver:
     """Splits every cluster of a level in two; called level after level, from the root."""
 
-    def __init__(self, vectors: Floats, *, power_steps: int, max_rounds: int, seed: int) -> None:
-        """vectors: (N, d) unit length."""
+    def __init__(
+        self,
+        vectors: Floats,
+        *,
+        power_steps: int,
+        max_rounds: int,
+        seed: int,
+        first: Ints | None = None,
+        above: int = 0,
+    ) -> None:
+        """vectors: (N, d) unit length.
+
+        first: (N,) items in the order to begin with; `drawn_order` where None. above: splits that are made already; the next
+        begins from the direction that it would have after them.
+        """
         self.power_steps, self.max_rounds = power_steps, max_rounds
         self.rng = np.random.default_rng(seed)
-        self.first: Ints = np.random.default_rng([seed, 1]).permutation(len(vectors))
+        for _ in range(above):
+            self._draw(vectors.shape[1])
+        self.first: Ints = drawn_order(len(vectors), seed) if first is None else first
         """(N,) items in the order to begin with."""
         self.x: Floats = vectors[self.first]
         """(N, d) the vectors in the order of the tree so far."""
+
+    def _draw(self, d: int) -> Floats:
+        return np.asarray(self.rng.standard_normal(d, dtype=np.float32))
 
     def __call__(self, order: Ints, starts: Ints) -> tuple[Ints, Ints]:
         """The new order and starts; cluster c is order[starts[c]:starts[c + 1]], never empty. One item stays whole."""
         from threadpoolctl import threadpool_limits
 
         counts = np.diff(starts)
-        direction: Floats = np.asarray(self.rng.standard_normal(self.x.shape[1], dtype=np.float32))
+        direction = self._draw(self.x.shape[1])
         new_order, new_x = np.empty_like(order), np.empty_like(self.x)
 
         def work(chunk: tuple[int, int]) -> None:
@@ -71,9 +97,7 @@ class Halver:
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             list(pool.map(work, _chunks(starts)))
         self.x = new_x
-        left = (counts + 1) // 2
-        halves = np.stack([left, counts - left], axis=1).ravel()
-        return new_order, np.concatenate([[0], np.cumsum(halves[halves > 0])])
+        return new_order, halved_starts(starts)
 
     def _sides(self, x_SMD: Floats, direction: Floats) -> Bools:
         """(S, m) False for the left half of each cluster, which has one item more where m is odd."""
@@ -81,10 +105,40 @@ class Halver:
         if m == 2:  # the centroids are the two items, whatever the rounds
             first, second = (x_SMD @ direction).T
             return np.stack([first < second, first >= second], axis=1)
-        if m > SAMPLE:
-            _, direction_SD = _two_means(x_SMD[:, :SAMPLE], direction, self.power_steps, self.max_rounds)
-            return _two_means(x_SMD, direction_SD, 0, FULL_ROUNDS)[0]
-        return _two_means(x_SMD, direction, self.power_steps, self.max_rounds)[0]
+        return _parted(x_SMD, direction, self.power_steps, self.max_rounds)[0]
+
+
+def halved_starts(starts: Ints) -> Ints:
+    """Where clusters begin, and the last ends, after each has been cut in two; of an odd number the left half has one more.
+
+    What would be empty is not there.
+    """
+    counts = np.diff(starts)
+    halves = np.stack([(counts + 1) // 2, counts // 2], axis=1).ravel()
+    return np.concatenate([[0], np.cumsum(halves[halves > 0])])
+
+
+def direction_of(x: Floats, begin: Floats, *, power_steps: int, max_rounds: int) -> Floats:
+    """(d,) the direction along which balanced 2-means parts one cluster x (m, d), from a direction (d,) to begin with.
+
+    What lies far along it is the left half.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        return np.asarray(_parted(x[None], begin, power_steps, max_rounds)[1][0])
+
+
+def halve(order: Ints, starts: Ints, along: Floats) -> tuple[Ints, Ints]:
+    """The new order and starts, from how far along its cluster's direction lies what stands at each place: along (N,).
+
+    Of equal ones, those that stand first go left; within a half they stand as they did.
+    """
+    new_order = np.empty_like(order)
+    for begin, end in itertools.pairwise(starts.tolist()):
+        side = _below_median(along[None, begin:end], (end - begin + 1) // 2)[0]
+        new_order[begin + _places(side, np.array([end - begin]))] = order[begin:end]
+    return new_order, halved_starts(starts)
 
 
 def _chunks(starts: Ints) -> Iterator[tuple[int, int]]:
@@ -103,6 +157,14 @@ def _places(side: Bools, counts: Ints) -> Ints:
     rights: Ints = np.cumsum(side, dtype=np.int64) - side
     rights -= np.repeat(rights[ends - counts], counts)  # to the right before it, in its cluster
     return np.where(side, begins + left + rights, np.arange(len(side)) - rights)
+
+
+def _parted(x_SMD: Floats, direction: Floats, power_steps: int, max_rounds: int) -> tuple[Bools, Floats]:
+    """As `_two_means`; a large cluster's direction is looked for on a part of it."""
+    if x_SMD.shape[1] > SAMPLE:
+        _, direction_SD = _two_means(x_SMD[:, :SAMPLE], direction, power_steps, max_rounds)
+        return _two_means(x_SMD, direction_SD, 0, FULL_ROUNDS)
+    return _two_means(x_SMD, direction, power_steps, max_rounds)
 
 
 def _two_means(x_SMD: Floats, direction: Floats, power_steps: int, max_rounds: int) -> tuple[Bools, Floats]:

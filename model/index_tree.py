@@ -26,9 +26,18 @@ from numpy.typing import NDArray
 
 from model.errors import BadInput
 from model.files import read_npz, write_npz
-from model.halving import Halver
+from model.halving import Halver, halved_starts
 
-__all__ = ["IndexTree", "TreeConfig", "build_tree", "check_tree", "insert_items", "node_vectors", "tree_from_order"]
+__all__ = [
+    "IndexTree",
+    "TreeConfig",
+    "build_tree",
+    "check_tree",
+    "insert_items",
+    "node_vectors",
+    "tree_from_order",
+    "unit_vectors",
+]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -50,10 +59,14 @@ class TreeConfig:
     """Rounds of balanced 2-means a level at most; it stops early when no item changes side."""
     seed: int = 0
     """Seed of the power iteration's first direction."""
+    subtree_items: int = 1 << 20
+    """Items up to which one task grows the whole tree; of more, a sample lays the top levels (`model.tree_shards`)."""
 
     def __post_init__(self) -> None:
         if self.branching not in (2, 4, 8):
             raise BadInput(f"branching = {self.branching} is not supported: choose 2, 4 or 8")
+        if self.subtree_items < 2:
+            raise BadInput(f"subtree_items = {self.subtree_items} leaves nothing to grow: use 2 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +146,7 @@ def _unit(vectors: Floats) -> Floats:
 
 def _cut(order: Ints, starts: Ints) -> tuple[Ints, Ints]:
     """Every segment in two halves as it lies, without a look at the items."""
-    counts = np.diff(starts)
-    sizes = np.stack([(counts + 1) // 2, counts // 2], axis=1).ravel()
-    return order, np.concatenate([[0], np.cumsum(sizes[sizes > 0])])
+    return order, halved_starts(starts)
 
 
 def _levels(
@@ -198,13 +209,16 @@ def _child_table(parent: Ints, branching: int) -> Ints:
     return children
 
 
-def _checked(vectors: Floats) -> Floats:
-    """Unit vectors of the rows of `vectors`, or BadInput."""
+def unit_vectors(vectors: Floats, *, first: int = 0) -> Floats:
+    """(N, d) float32 unit vectors of the rows of `vectors` (N, d), each as it would be alone.
+
+    first: the item of row 0, where these are a part. Raises BadInput for no rows, or rows that are not finite (naming the first).
+    """
     if vectors.ndim != 2 or not len(vectors):
         raise BadInput(f"a tree needs at least one item vector, got an array of shape {vectors.shape}")
     if not np.isfinite(vectors).all():
         row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-        raise BadInput(f"the vector of item {row} is not finite; encode it again before the tree is built")
+        raise BadInput(f"the vector of item {first + row} is not finite; encode it again before the tree is built")
     return _unit(vectors.astype(np.float32))
 
 
@@ -237,8 +251,8 @@ def build_tree(vectors: Floats, config: TreeConfig | None = None, *, content: Fl
     content: (N, dc) what the node vectors z are the means of; `vectors` themselves where None.
     Raises BadInput for no items, or vectors that are not finite (naming the first such row).
     """
-    config, unit = config or TreeConfig(), _checked(vectors)
-    meaning = unit if content is None else _checked(content)
+    config, unit = config or TreeConfig(), unit_vectors(vectors)
+    meaning = unit if content is None else unit_vectors(content)
     if len(meaning) != len(unit):
         raise BadInput(
             f"{len(unit)} vectors and {len(meaning)} contents are not of one catalogue; give one row an item"
@@ -257,7 +271,7 @@ def tree_from_order(order: Ints, content: Floats, config: TreeConfig | None = No
     order: (N,) every item once. content: (N, dc) what the node vectors are the means of.
     Raises BadInput where `order` is not one of the N items, or contents are not finite.
     """
-    config, unit = config or TreeConfig(), _checked(content)
+    config, unit = config or TreeConfig(), unit_vectors(content)
     if not np.array_equal(np.sort(order), np.arange(len(unit))):
         raise BadInput(f"the order must name each of {len(unit)} items once, it names {len(np.unique(order))} of them")
     return _grown(_levels(np.asarray(order, dtype=np.int64), config.branching, _cut), config.branching, unit)
