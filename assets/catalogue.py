@@ -5,6 +5,8 @@ from typing import Any
 
 import dagster as dg
 
+from assets.compute import engine
+from assets.compute.gathering import gathered
 from assets.retries import patient
 from assets.stores.artifacts import Artifact
 from assets.stores.io_manager import materialized
@@ -46,20 +48,10 @@ def histories(context: dg.AssetExecutionContext, stores: Stores, items: Artifact
     warehouse = stores.warehouse
 
     def build(folder: Path, work: Path) -> dict[str, Any]:
-        from model.files import write_npz
-
-        found, user_ids, days = warehouse.histories()
-        found.save(folder / "histories.npz")
-        write_npz(folder / "days.npz", {"day": days})
-        write_npz(folder / "users.npz", {"user_id": user_ids})
-        lengths = found.lengths
-        return {
-            "rows": len(found.items),
-            "users": len(found),
-            "items_touched": int((found.counts() > 0).sum()),
-            "longest_history": int(lengths.max(initial=0)),
-            "mean_history": round(float(lengths.mean()), 2) if len(lengths) else 0.0,
-        }
+        where = engine(stores.settings.compute, context.log.info)
+        catalogue = items.path / "items.parquet"
+        found = gathered(where, warehouse, stores.day_files, catalogue, work=work, target=folder)
+        return found | {"used": where.used()}
 
     inputs = {"items": items, "behaviors": warehouse.digests()["behaviors"]}
     artifact, reused = stores.artifacts.produce("histories", code_version="2", config={}, inputs=inputs, build=build)

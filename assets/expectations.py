@@ -19,10 +19,12 @@ LONGEST_ID = 256
 
 
 def library() -> Any:
-    """Great Expectations, quiet: it imports a deprecated module of Python itself, no news to users. Seconds at first."""
+    """Great Expectations, quiet: it imports a deprecated module of Python itself, and Google's client where something else brought
+    it, which misses a package. No news to users. Seconds at first."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", ImportWarning)
         import great_expectations as gx
         import great_expectations.expectations
     return gx

@@ -35,6 +35,21 @@ class Settings(Places):
     compute: Literal["local", "ray"] = Field(
         default="local", description="where heavy steps run: in this process, or on a Ray cluster (RAY_ADDRESS)"
     )
+    day_files: str = Field(
+        default="",
+        description="where a cluster reads behaviors, as Parquet by day: a folder that all machines see, or s3://, gs://, abfs://; "
+        "under the home where empty",
+    )
+    dagster_launch: Literal["local", "ray", "kubernetes"] = Field(
+        default="local",
+        description="where Dagster's daemon starts runs and their steps: processes beside it, jobs of a Ray cluster "
+        "(RAY_API_SERVER_ADDRESS, else RAY_ADDRESS), or Kubernetes jobs",
+    )
+    dagster_step_cpus: float = Field(
+        default=1.0,
+        gt=0,
+        description="threads of a step on the Ray cluster, and the cores that it reserves where MISS_COMPUTE is local",
+    )
     text_encoder: Path | None = Field(
         default=None, description="folder of another text encoder (ONNX or sentence-transformers)"
     )

@@ -11,6 +11,7 @@ from assets.settings import Settings
 from assets.stores.artifacts import ArtifactStore
 from assets.stores.books import Books
 from assets.stores.bundles import bundle
+from assets.stores.day_files import DayFiles
 from assets.stores.registry import ModelVersionInfo, Registry
 from assets.stores.warehouse import Warehouse
 
@@ -31,6 +32,12 @@ class Stores(dg.ConfigurableResource):
     def warehouse(self) -> Warehouse:
         """The DuckDB file."""
         return Warehouse(self.settings.warehouse)
+
+    @property
+    def day_files(self) -> DayFiles:
+        """Behaviors as Parquet by day, for work over shards."""
+        settings = self.settings
+        return DayFiles(settings.day_files or settings.root / "days")
 
     @property
     def books(self) -> Books:

@@ -27,7 +27,9 @@ import numpy as np
 from assets.sources.base import Source, Staged
 from assets.sources.neutral import LogSource
 from assets.stores import contract
+from assets.stores.day_files import DayFiles, Written
 from assets.stores.duck import DuckFile
+from assets.stores.history_rows import read_histories
 from assets.stores.ingest import (
     ITEM_TEXTS,
     IngestReport,
@@ -253,29 +255,16 @@ CREATE TABLE IF NOT EXISTS ingests(batch_id VARCHAR NOT NULL, source VARCHAR NOT
             return contract.check(connection, items="items", behaviors="behaviors")
 
     def histories(self) -> tuple[Histories, np.ndarray, np.ndarray]:
-        """(histories of all users, (U,) their ids as <U text, (B,) int32 day of each behavior since 1970, UTC).
-
-        Users in the order of their ids, items as indices.
-
-        Within a user by position, then time, then item: the order in which behaviors were inserted plays no part.
-        """
+        """`assets.stores.history_rows.read_histories` of all that is stored."""
         self.catalogue()
         with self.connect() as connection:
-            found = connection.execute(
-                "WITH places AS (SELECT item_id, CAST(row_number() OVER (ORDER BY item_id) - 1 AS INTEGER) AS item FROM items) "
-                "SELECT p.item, CAST(floor(b.timestamp / 86400) AS INTEGER) AS day "
-                "FROM behaviors AS b JOIN places AS p USING (item_id) "
-                "ORDER BY b.user_id, b.position, b.timestamp, b.item_id, b.event"
-            ).fetchnumpy()
-            users = connection.execute(
-                "SELECT user_id, count(*) AS behaviors FROM behaviors GROUP BY user_id ORDER BY user_id"
-            ).fetchnumpy()
-            n_items = connection.execute("SELECT count(*) FROM items").fetchall()[0][0]
-        offsets = np.concatenate([[0], np.cumsum(users["behaviors"])]).astype(np.int64)
-        histories = Histories(
-            offsets=offsets, items=np.ascontiguousarray(found["item"], np.int32), n_items=int(n_items)
-        )
-        return histories, np.asarray(users["user_id"], dtype=np.str_), np.ascontiguousarray(found["day"], np.int32)
+            return read_histories(connection)
+
+    def to_day_files(self, files: DayFiles) -> Written:
+        """Bring the behaviors' files by day up to date; what they are. Raises as `DayFiles.update` does."""
+        self.catalogue()
+        with self.connect() as connection:
+            return files.update(connection, ROW_TEXT["behaviors"])
 
     def digests(self) -> dict[str, str]:
         """sha256 (64 hex digits) of the content of items and of behaviors, whatever order they were inserted in.
