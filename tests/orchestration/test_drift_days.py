@@ -29,7 +29,7 @@ from model.files import MANIFEST, publish_dir, read_json, write_npz
 from model.histories import leave_one_out
 from model.onnx_search import OnnxSearch
 from orchestration.definitions import build
-from orchestration.drift import DRIFT, drift_acts, drift_job
+from orchestration.drift import DRIFT, WATCH_DRIFT, drift_acts
 from orchestration.run import EVERYTHING, instance
 
 KEY = dg.AssetKey(DRIFT)
@@ -96,7 +96,7 @@ class Home:
         self.cursor: str | None = None
 
     def compare(self, first: int, last: int | None = None) -> dg.DagsterRun:
-        job = build(self.settings).resolve_job_def(DRIFT)
+        job = build(self.settings).resolve_job_def(WATCH_DRIFT)
         span = {"start": day(first), "end": day(first if last is None else last)}
         tags = {f"dagster/asset_partition_range_{name}": each for name, each in span.items()}
         done = job.execute_in_process(instance=self.instance, tags=tags)
@@ -310,6 +310,5 @@ def test_drift_stands_beside_the_graph_and_not_in_it(home: Home) -> None:
     node = definitions.resolve_asset_graph().get(KEY)
     assert node.parent_keys == {dg.AssetKey("behaviors")}
     assert node.partitions_def == definitions.resolve_asset_graph().get(dg.AssetKey("behaviors")).partitions_def
-    assert drift_job.name == DRIFT
     sensor = next(each for each in definitions.sensors or [] if each.name == "drift_acts")
     assert (sensor.job_name, sensor.default_status) == (EVERYTHING, dg.DefaultSensorStatus.RUNNING)

@@ -23,7 +23,7 @@ from terminal import Miss
 from assets.settings import Settings
 from assets.sources import detect
 from orchestration import inbox
-from orchestration.drift import DRIFT, drift_acts
+from orchestration.drift import DRIFT, WATCH_DRIFT, drift_acts
 from orchestration.run import EVERYTHING, RANGE, instance, report_landed
 from orchestration.sensors import daily
 
@@ -186,7 +186,7 @@ def test_a_drifted_week_acts_and_starts_a_retraining_that_says_why(team: Team, l
     run_id = post(team, "week-2", lambda path: logs.week(path, WEEKS[1], WEEKS[2], item=logs.opposite))
     assert team.status(run_id) == "SUCCESS", "the contract has nothing against it"
     begin, end = RANGE
-    compared = team.run(dg.RunRequest(tags={begin: days[0], end: days[-1]}), job=DRIFT)
+    compared = team.run(dg.RunRequest(tags={begin: days[0], end: days[-1]}), job=WATCH_DRIFT)
     assert team.status(compared) == "SUCCESS"
     levels = {
         str(record.partition_key): record.asset_materialization.metadata["level"].value

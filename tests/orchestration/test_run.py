@@ -31,6 +31,16 @@ def test_plain_dagster_dev_finds_the_default_home_and_no_other(tmp_path: Path, m
     assert Path(".env").read_text() == "MINE=1\n", "somebody's own file is left alone"
 
 
+def test_dagsters_own_processes_can_load_all_that_there_is() -> None:
+    """`dagster dev`, the daemon and launched runs load the repository whole: two things of one name stop all of them."""
+    from orchestration.definitions import defs
+
+    repository = defs.get_repository_def()
+    repository.load_all_definitions()
+    assets = {key.to_user_string() for key in repository.assets_defs_by_key}
+    assert not assets & {job.name for job in repository.get_all_jobs()}
+
+
 def test_the_instance_is_the_homes_own_and_keeps_a_changed_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
