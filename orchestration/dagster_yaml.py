@@ -5,6 +5,7 @@
 - `MISS_DAGSTER_POSTGRES` moves runs and events to PostgreSQL. The file names the variable, never what is in it.
 - A home that was moved to PostgreSQL does not go back by itself: a shell without the variable would begin a second history,
   and two daemons would each think the pool `warehouse` theirs.
+- `MISS_DAGSTER_LAUNCH=ray` has runs started on a Ray cluster (`orchestration.launching`); which one is in the environment.
 
 Not covered: carrying the runs of one storage over to the other.
 """
@@ -14,12 +15,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from assets.settings import Settings
 from assets.stores.servers import NO_DRIVER, postgres_url, reach
 from model.errors import BadInput, NotReady
 from model.files import write_bytes
+from orchestration.launching import run_launcher
 
 __all__ = ["VARIABLE", "answers", "check", "configuration", "prepare"]
 
@@ -60,9 +64,15 @@ _NAMES_IT = re.compile(rf"^[^#\n]*\benv:\s*[\"']?{VARIABLE}\b", re.MULTILINE)
 _HEADER = re.compile(r"# written by miss \(([0-9a-f]{16})\)[^\n]*\n")
 
 
-def configuration(*, postgres: bool) -> str:
-    """The text of dagster.yaml, with runs and events in PostgreSQL or in SQLite beside it."""
-    body = _BODY + (_STORAGE if postgres else "")
+def configuration(*, postgres: bool, launcher: Mapping[str, Any] | None = None) -> str:
+    """The text of dagster.yaml, with runs and events in PostgreSQL or in SQLite beside it.
+
+    launcher: its entry `run_launcher`, as `launching.run_launcher` has it; Dagster's own launcher where None or empty.
+    """
+    import yaml
+
+    told = yaml.safe_dump(dict(launcher), sort_keys=False, allow_unicode=True, width=10_000) if launcher else ""
+    body = _BODY + told + (_STORAGE if postgres else "")
     return f"# written by miss ({_digest(body)}); change it as you like, it is not written again then\n{body}"
 
 
@@ -79,7 +89,7 @@ def prepare(folder: Path, settings: Settings) -> None:
     secret, path = settings.dagster_postgres.get_secret_value(), folder / FILE
     if secret:
         os.environ[VARIABLE] = postgres_url(secret)  # may come from miss.env; and the driver must be named
-    wanted = configuration(postgres=bool(secret))
+    wanted = configuration(postgres=bool(secret), launcher=run_launcher(settings))
     if ours and _read(path) != wanted:
         write_bytes(path, wanted.encode())
 
@@ -91,8 +101,8 @@ def _read(path: Path) -> str:
 def check(folder: Path, settings: Settings) -> bool:
     """Whether `folder`/dagster.yaml is miss's to write: not there, or as miss wrote it.
 
-    Raises BadInput where the setting is no PostgreSQL URL, or does not go together with a file that somebody has changed; NotReady
-    where the file asks for a variable that is not set.
+    Raises BadInput where the setting is no PostgreSQL URL, or a setting does not go together with a file that somebody has changed;
+    NotReady where the file asks for a variable that is not set.
     """
     secret, path = settings.dagster_postgres.get_secret_value(), folder / FILE
     if secret:
@@ -109,6 +119,11 @@ def check(folder: Path, settings: Settings) -> bool:
         raise BadInput(
             f"{VARIABLE} is set, but {path} was changed by hand and does not use it; put "
             f"`storage: {{postgres: {{postgres_url: {{env: {VARIABLE}}}}}}}` into it, or delete it to have it written again"
+        )
+    if settings.dagster_launch == "ray" and not ours and "RayRunLauncher" not in text:
+        raise BadInput(
+            f"MISS_DAGSTER_LAUNCH = ray, but {path} was changed by hand and has no RayRunLauncher; delete it to have it written "
+            "again, and change it then"
         )
     return ours
 

@@ -23,7 +23,7 @@ from assets.environment import quiet_environment
 from assets.settings import Settings
 from assets.stores.io_manager import ArtifactIOManager
 from assets.stores.resource import Stores
-from orchestration import automation, inbox, jobs, sensors
+from orchestration import automation, inbox, jobs, launching, sensors
 from orchestration.drift import drift_acts
 
 quiet_environment()
@@ -48,7 +48,7 @@ def build(settings: Settings) -> dg.Definitions:
         sensors=[sensors.reviews, inbox.inbox, drift_acts, *automation.SENSORS],
         schedules=[sensors.daily(settings.retrain)],
         resources={"stores": stores, "io_manager": ArtifactIOManager(root=str(settings.artifacts))},
-        executor=dg.in_process_executor,
+        executor=launching.executor(settings),
     )
 
 

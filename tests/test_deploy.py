@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 from assets.settings import Settings
 from orchestration.dagster_yaml import configuration
+from orchestration.launching import run_launcher
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
@@ -28,6 +29,11 @@ HELM: dict[str, Any] = yaml.safe_load(TEXTS["helm/values.yaml"])
 MANIFESTS = [
     each for name, text in TEXTS.items() if name.startswith("kubernetes/") for each in yaml.safe_load_all(text)
 ]
+RAY: list[dict[str, Any]] = [
+    each for name, text in TEXTS.items() if name.startswith("ray/") for each in yaml.safe_load_all(text)
+]
+CLUSTER = next(each for each in RAY if each["kind"] == "RayCluster")["spec"]
+RAY_PODS = [part["template"] for part in (CLUSTER["headGroupSpec"], *CLUSTER["workerGroupSpecs"])]
 WRITTEN = yaml.safe_load(configuration(postgres=True))
 
 
@@ -46,7 +52,7 @@ def test_every_variable_of_miss_is_one_that_miss_reads() -> None:
     known = {f"MISS_{name.upper()}" for name in Settings.model_fields}
     named = {found for text in TEXTS.values() for found in re.findall(r"\bMISS_[A-Z0-9_]+", text)}
     assert "MISS_DAGSTER_POSTGRES" in named
-    assert named <= known
+    assert {each.partition("__")[0] for each in named} <= known
 
 
 def test_dagsters_configuration_is_the_one_that_miss_writes() -> None:
@@ -107,6 +113,7 @@ def test_images_are_pinned_and_the_same_everywhere() -> None:
     images += re.findall(r"^FROM (\S+)", TEXTS["Dockerfile"], re.MULTILINE)
     for parts in (HELM["dagsterWebserver"], HELM["dagsterDaemon"], *HELM["dagster-user-deployments"]["deployments"]):
         images.append(f"{parts['image']['repository']}:{parts['image']['tag']}")
+    images += [container["image"] for pod in RAY_PODS for container in pod["spec"]["containers"]]
     for image in images:
         assert re.fullmatch(r"[\w./-]+:[\w.-]*\d[\w.-]*", image), image
         assert not image.endswith(":latest")
@@ -130,7 +137,7 @@ def test_no_secret_has_a_value_and_none_is_written_down() -> None:
         fixed = re.sub(r"\$\{[^}]*\}|:['\"]\w+['\"]", "", text)  # without what a shell or psql puts in
         found = re.search(r"(?i)(?:password|secret_key|access_key)['\"]?[ \t]*[:=][ \t]*['\"]?[A-Za-z0-9].*", fixed)
         assert found is None, f"{name}: {found[0]}"
-    for manifest in MANIFESTS:
+    for manifest in [*MANIFESTS, *RAY]:
         assert manifest["kind"] != "Secret"
 
 
@@ -142,6 +149,12 @@ def test_nothing_is_open_to_the_network_or_runs_as_root() -> None:
     for each in MANIFESTS:
         if each["kind"] == "Deployment":
             assert each["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert all(pod["spec"]["securityContext"]["runAsNonRoot"] is True for pod in RAY_PODS)
+    (policy,) = (each["spec"] for each in RAY if each["kind"] == "NetworkPolicy")
+    assert policy["ingress"] == [{"from": [{"podSelector": {}}]}], (
+        "what runs whatever it is sent is the namespace's alone"
+    )
+    assert all(policy["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items() for pod in RAY_PODS)
 
 
 def test_the_servers_are_named_as_they_are_asked() -> None:
@@ -172,14 +185,71 @@ def test_what_the_extra_asks_for_is_pinned_and_matches_dagster() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     locked = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
-    for line in project["optional-dependencies"]["shared"]:
+    for line in [*project["optional-dependencies"]["shared"], *project["optional-dependencies"]["ray"]]:
         wanted = Requirement(line)
         assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)])
         assert line in project["optional-dependencies"]["dev"], "the tests use it"
     assert locked["dagster"].split(".")[2] == locked["dagster-postgres"].split(".")[2]
-    for text in (TEXTS["helm/values.yaml"], TEXTS["README.md"]):
+    for text in (TEXTS["helm/values.yaml"], TEXTS["helm/ray.yaml"], TEXTS["README.md"]):
         assert f"--version {locked['dagster']}" in text, "the chart is of Dagster's own version"
     assert f"dagster-k8s=={locked['dagster-postgres']}" in TEXTS["README.md"]
+
+
+def test_ray_has_the_home_the_secrets_and_the_version_of_the_pipeline() -> None:
+    assert f"ray=={CLUSTER['rayVersion']}" in (ROOT / "requirements.lock").read_text().splitlines()
+    (code,) = HELM["dagster-user-deployments"]["deployments"]
+    claims = {each["metadata"]["name"]: each["spec"] for each in RAY if each["kind"] == "PersistentVolumeClaim"}
+    assert claims["miss-home"]["accessModes"] == ["ReadWriteMany"], "several nodes write it"
+    for pod in RAY_PODS:
+        (container,) = pod["spec"]["containers"]
+        assert code["volumes"][0] in pod["spec"]["volumes"]
+        assert code["volumeMounts"][0] in container["volumeMounts"]
+        mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+        assert mounts["dagster"] == HELM["global"]["dagsterHome"]
+        assert [each["secretRef"]["name"] for each in container["envFrom"]] == [
+            each["name"] for each in code["envSecrets"]
+        ]
+        variables = {each["name"]: each.get("value") for each in container["env"]}
+        assert {each["name"]: each["value"] for each in code["env"]}.items() <= variables.items(), (
+            "one pipeline, one way"
+        )
+        assert variables["OMP_NUM_THREADS"] == "1"
+        (password,) = (each["valueFrom"]["secretKeyRef"] for each in container["env"] if "valueFrom" in each)
+        assert password["name"] == HELM["global"]["postgresqlSecretName"]
+        assert {"readinessProbe", "livenessProbe"} <= set(container), "KubeRay's own need wget"
+        assert container["resources"]["limits"]["memory"] == container["resources"]["requests"]["memory"]
+    head, *workers = (pod["spec"]["containers"][0]["resources"] for pod in RAY_PODS)
+    assert CLUSTER["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0", "a training counts the nodes that have cores"
+    assert all("cpu" in each["limits"] for each in workers), "what Ray takes for its cores"
+    assert "cpu" not in head["limits"]
+
+
+def test_ray_takes_nothing_from_dagster_but_the_launcher() -> None:
+    """Pools, retries and monitoring stay as values.yaml says them."""
+    pytest.importorskip("dagster_ray")
+    over = yaml.safe_load(TEXTS["helm/ray.yaml"])
+    assert set(over) == {"dagsterWebserver", "dagsterDaemon", "runLauncher"}
+    assert {key for name in ("dagsterWebserver", "dagsterDaemon") for key in over[name]} == {"env"}
+    asked = over["runLauncher"]["config"]["customRunLauncher"]
+    assert over["runLauncher"]["type"] == "CustomRunLauncher"
+    (mount,) = HELM["dagster-user-deployments"]["deployments"][0]["volumeMounts"]
+    own = run_launcher(Settings(home=Path(mount["mountPath"]), dagster_launch="ray"))["run_launcher"]
+    assert (asked["module"], asked["class"]) == (own["module"], own["class"])
+    assert set(asked["config"]["ray"]["env_vars"]) <= set(own["config"]["ray"]["env_vars"])
+    for name in ("dagsterWebserver", "dagsterDaemon"):
+        assert over[name]["env"] == [{"name": "RAY_API_SERVER_ADDRESS", "value": "http://miss-ray-head-svc:8265"}]
+    names = [each["metadata"]["name"] for each in RAY if each["kind"] == "RayCluster"]
+    assert names == ["miss-ray"], "KubeRay names the head's service after it"
+    from dagster._config import validate_config
+    from dagster._core.instance.config import dagster_instance_config_schema
+
+    validated = validate_config(dagster_instance_config_schema(), WRITTEN | {"run_launcher": asked})
+    assert validated.success, validated.errors
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"(?<=-f )deploy/[\w./-]+", "\n".join(TEXTS.values())))))
+def test_what_a_command_names_is_there(path: str) -> None:
+    assert (ROOT / path).exists()
 
 
 @pytest.mark.parametrize("copied", re.findall(r"^COPY (?:--\S+ )?(.*) \S+$", TEXTS["Dockerfile"], re.MULTILINE))
