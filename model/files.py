@@ -14,9 +14,11 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
@@ -24,9 +26,12 @@ from model.errors import Corrupt
 
 __all__ = [
     "MANIFEST",
+    "ArrayHeader",
     "canonical_json",
     "digest_file",
     "digest_json",
+    "npz_length",
+    "opened_npz",
     "publish_dir",
     "read_json",
     "read_npz",
@@ -127,6 +132,38 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         ) from error
     except Exception as error:  # zipfile.BadZipFile is not an OSError
         raise Corrupt(f"{path} is torn ({error}); delete it and run `miss materialize` again") from error
+
+
+@dataclass(frozen=True)
+class ArrayHeader:
+    """What the file of an array says of it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+    """Whether it lies column by column."""
+    crc: int
+    """Of its bytes, as zip files have it."""
+
+
+@contextlib.contextmanager
+def opened_npz(path: Path, name: str) -> Iterator[tuple[IO[bytes], ArrayHeader]]:
+    """One array's bytes in an .npz, as they come, and its header: nothing else of the file is read. `Corrupt` where it is torn."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+            np.lib.format.read_magic(file)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            yield file, ArrayHeader(shape, dtype, fortran, archive.getinfo(f"{name}.npy").CRC)
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+        raise Corrupt(
+            f"{path} is not a readable array file ({error}); delete it and run `miss materialize` again"
+        ) from error
+
+
+def npz_length(path: Path, name: str) -> int:
+    """Rows of an array in an .npz, from its header."""
+    with opened_npz(path, name) as (_, header):
+        return header.shape[0] if header.shape else 0
 
 
 def publish_dir(target: Path, build: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:

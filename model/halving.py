@@ -16,12 +16,13 @@ Shape legend: N items, S clusters of m items each, d dimensions.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
+
+from model.cores import cpu_threads
 
 __all__ = ["Halver", "direction_of", "drawn_order", "halve", "halved_starts"]
 
@@ -94,7 +95,7 @@ class Halver:
             new_order[begin + places] = order[begin:end]
             new_x[begin + places] = self.x[begin:end]
 
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(cpu_threads()) as pool:
             list(pool.map(work, _chunks(starts)))
         self.x = new_x
         return new_order, halved_starts(starts)

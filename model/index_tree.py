@@ -14,7 +14,6 @@ Not here: which vectors or orders group the items (raw, learnt, categories, rand
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.cores import cpu_threads
 from model.errors import BadInput
 from model.files import read_npz, write_npz
 from model.halving import Halver, halved_starts
@@ -189,7 +189,7 @@ def node_vectors(item_leaf: Ints, children: Ints, level_offsets: Ints, vectors: 
         sums[rows] = total
         z[nodes][rows] = _unit(total.astype(np.float32))
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(cpu_threads()) as pool:
         list(pool.map(leaves, range(0, len(below), _ROWS)))
         for level in range(len(level_offsets) - 3, -1, -1):
             nodes = slice(int(level_offsets[level]), int(level_offsets[level + 1]))

@@ -12,7 +12,6 @@ Not covered: several sizes, pictures that move (the first frame counts).
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.cores import cpu_threads
 from model.encoders.image import opened, rgb
 from model.errors import BadInput
 from model.files import write_npz
@@ -77,7 +77,7 @@ def _small(images: Sequence[Any], kept: NDArray[np.bool_], config: ThumbnailConf
         except (BadInput, OSError):  # the encoder has told of it, or refused the run
             return b""
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(cpu_threads()) as pool:
         for start in range(0, len(images), 256):  # not all at once: what is written need not stay in memory
             yield from pool.map(one, range(start, min(start + 256, len(images))))
 

@@ -2,7 +2,8 @@
 
 - A shard is a range of rows. Whoever works on it reads those rows and nothing else, encodes what the cache does not hold
   (`model.encoders.encode_catalogue`), and leaves its vectors in a file.
-- The parts are put together on disk: neither the contents nor the vectors of the whole catalogue are in memory at once.
+- Parts are Parquet, put together on disk by one more task: contents and vectors of the whole catalogue are in nobody's memory at
+  once, and none of them in that of the process that plans.
 - Contents that cannot be used are counted over all shards before they fail a run, so that one look tells of all.
 """
 
@@ -18,9 +19,9 @@ from numpy.typing import NDArray
 
 from assets.compute import Engine, Shard
 from model.errors import BadInput
-from model.files import read_npz, write_npz
+from model.files import replacing, write_npz
 
-__all__ = ["SHARD_ITEMS", "Contents", "EncodeShard", "encoded", "encoder_of"]
+__all__ = ["SHARD_ITEMS", "Contents", "EncodeShard", "JoinVectors", "encoded", "encoder_of"]
 
 SHARD_ITEMS = 8192
 COLUMNS = {"text": ("title", "description", "categories"), "image": ("image",)}
@@ -77,6 +78,9 @@ class EncodeShard:
 
     def __call__(self, shard: Shard) -> Shard:
         """Encode; answers with counts, and with the first of what could not be used."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         from model.encoders import encode_catalogue, item_text, named_bad
 
         columns = rows_of(self._of.items, COLUMNS[self._of.kind], shard["begin"], shard["end"])
@@ -86,7 +90,12 @@ class EncodeShard:
         else:
             contents = [Path(image) if image else None for image in columns[0]]
         vectors, present, stats = encode_catalogue(self._encoder, contents, Path(self._of.cache), on_bad="skip")
-        write_npz(Path(shard["vectors"]), {"vectors": vectors, "present": present})
+        flat = pa.array(vectors.ravel())
+        table = pa.table(
+            {"vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]), "present": pa.array(present)}
+        )
+        with replacing(Path(shard["vectors"])) as file:
+            pq.write_table(table, file)
         return {
             "encoded": stats.encoded,
             "reused_vectors": stats.reused,
@@ -96,13 +105,40 @@ class EncodeShard:
         }
 
 
-def encoded(
-    engine: Engine, contents: Contents, dim: int, *, work: Path, on_bad: Literal["fail", "skip"]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], dict[str, int]]:
-    """Vectors (N, dim) float32, which lie in a file of `work`, present (N,) bool, and how many were encoded, reused, missing,
-    unusable.
+class JoinVectors:
+    """Work on a shard {"parts", "items", "vectors"}: the parts' files in order, how many items they are of, and the file that takes
+    vectors (N, dim) float32 and present (N,) bool.
+    """
 
-    Raises BadInput where on_bad is "fail" and contents cannot be used; all others are in the cache then.
+    def __init__(self, dim: int, work: str) -> None:
+        self._dim, self._work = dim, Path(work)
+
+    def __call__(self, shard: Shard) -> Shard:
+        """Join; part after part goes to its place in a file."""
+        import pyarrow.parquet as pq
+
+        target, n = Path(shard["vectors"]), shard["items"]
+        vectors: NDArray[np.float32] = np.lib.format.open_memmap(
+            self._work / f"{target.stem}.npy", mode="w+", dtype=np.float32, shape=(n, self._dim)
+        )
+        present, begin = np.zeros(n, dtype=bool), 0
+        for part in shard["parts"]:
+            table = pq.read_table(part).combine_chunks()
+            rows = slice(begin, begin := begin + len(table))
+            vectors[rows] = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self._dim)
+            present[rows] = table["present"].to_numpy()
+        write_npz(target, {"vectors": vectors, "present": present})
+        return {}
+
+
+def encoded(
+    engine: Engine, contents: Contents, dim: int, *, work: Path, target: Path, on_bad: Literal["fail", "skip"]
+) -> dict[str, int]:
+    """Write vectors (N, dim) float32 and present (N,) bool to the .npz `target`; how many rows there are, and how many of them were
+    encoded, reused, missing, unusable.
+
+    work: a folder for parts, which all workers see. Raises BadInput where on_bad is "fail" and contents cannot be used; all others
+    are in the cache then.
     """
     import pyarrow.parquet as pq
 
@@ -110,7 +146,7 @@ def encoded(
 
     n = pq.read_metadata(contents.items).num_rows
     shards = [
-        {"begin": begin, "end": min(begin + SHARD_ITEMS, n), "vectors": str(work / f"{contents.kind}-{begin}.npz")}
+        {"begin": begin, "end": min(begin + SHARD_ITEMS, n), "vectors": str(work / f"{contents.kind}-{begin}.parquet")}
         for begin in range(0, n, SHARD_ITEMS)
     ]
     told = engine.each(EncodeShard, (asdict(contents),), shards, f"{contents.kind} embeddings")
@@ -118,12 +154,6 @@ def encoded(
     if counts["unusable"] and on_bad == "fail":
         named = [(label, reason) for each in told for label, reason in each["named"]]
         raise BadInput(bad_sentence(named, counts["unusable"], n))
-    vectors: NDArray[np.float32] = np.lib.format.open_memmap(
-        work / f"{contents.kind}.npy", mode="w+", dtype=np.float32, shape=(n, dim)
-    )
-    present = np.zeros(n, dtype=bool)
-    for shard in shards:
-        part = read_npz(Path(shard["vectors"]))
-        rows = slice(shard["begin"], shard["end"])
-        vectors[rows], present[rows] = part["vectors"], part["present"]
-    return vectors, present, counts
+    joined = {"parts": [shard["vectors"] for shard in shards], "items": n, "vectors": str(target)}
+    engine.each(JoinVectors, (dim, str(work)), [joined], f"{contents.kind} embeddings, together")
+    return {"rows": n} | counts

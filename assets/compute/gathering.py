@@ -39,7 +39,7 @@ class GatherShard:
         import duckdb
         import pyarrow.dataset as ds
 
-        from model.encoders.base import cpu_threads
+        from model.cores import cpu_threads
 
         system, root = DayFiles(self._uri).place()
         connection = duckdb.connect(config={"threads": cpu_threads()})

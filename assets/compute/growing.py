@@ -20,19 +20,16 @@ item at a median, may differ.
 
 from __future__ import annotations
 
-import contextlib
-import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from assets.compute import Engine, Shard
-from model.errors import Corrupt
-from model.files import digest_json, read_npz, replacing
+from model.files import digest_json, opened_npz, read_npz, replacing
 from model.halving import drawn_order, halve
 from model.index_tree import IndexTree, TreeConfig, build_tree, tree_from_order, unit_vectors
 from model.tree_shards import (
@@ -56,33 +53,9 @@ NAME = "embeddings"
 _ROWS = 1 << 14
 
 
-@dataclass(frozen=True)
-class _Header:
-    """What an array's file says of it."""
-
-    shape: tuple[int, ...]
-    fortran: bool
-    dtype: np.dtype[Any]
-    crc: int
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], _Header]]:
-    """The vectors' bytes in an .npz, as they come, and their header; `Corrupt` where the file is torn."""
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{NAME}.npy") as file:
-            np.lib.format.read_magic(file)
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-            yield file, _Header(shape, fortran, dtype, archive.getinfo(f"{NAME}.npy").CRC)
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
-        raise Corrupt(
-            f"{path} is not a readable array file ({error}); delete it and run `miss materialize` again"
-        ) from error
-
-
 def _chunks(path: Path) -> Iterator[NDArray[np.float32]]:
     """Rows of the vectors, some at a time."""
-    with _opened(path) as (file, head):
+    with opened_npz(path, NAME) as (file, head):
         if head.fortran:  # rows are scattered over the file
             yield read_npz(path)[NAME].astype(np.float32)
             return
@@ -176,7 +149,7 @@ class _Lay(_Step):
 
     def work(self, numbers: list[int], shard: Shard) -> None:
         n, source = self.of.n_items, Path(self.of.vectors)
-        with _opened(source) as (_, head):
+        with opened_npz(source, NAME) as (_, head):
             header = {"descr": "<f4", "fortran_order": False, "shape": head.shape}
         with replacing(self.of.part("vectors")) as file:
             np.lib.format.write_array_header_1_0(file, header)
@@ -250,7 +223,7 @@ def grown(engine: Engine, vectors: Path, config: TreeConfig, *, work: Path, targ
     whose neighbours were looked for, where these are not all.
     Raises BadInput for no items, or vectors that are not finite (naming the first such item); `Corrupt` where the file is torn.
     """
-    with _opened(vectors) as (_, head):
+    with opened_npz(vectors, NAME) as (_, head):
         n = head.shape[0] if head.shape else 0
     if n <= config.subtree_items:
         return engine.each(_GrowWhole, (str(vectors), asdict(config)), [{"tree": str(target)}], "index tree")[0]

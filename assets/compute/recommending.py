@@ -19,7 +19,7 @@ import numpy as np
 
 from assets.compute import Engine, Shard
 from model.errors import BadInput
-from model.files import MANIFEST, digest_file, digest_json, read_json, read_npz, replacing, write_json
+from model.files import MANIFEST, digest_file, digest_json, npz_length, read_json, read_npz, replacing, write_json
 from model.histories import Histories
 from model.onnx_search import OnnxSearch
 
@@ -85,7 +85,7 @@ def recommend_all(
     own = digest_json({"bundle": digest, "k": k, "shard": SHARD_USERS})[:16]
     if any(part for part in target.glob("part-*.parquet") if own not in part.name):
         raise BadInput(f"{target} holds what another version, or another k, recommends; name an empty folder")
-    users = len(read_npz(bundle / "histories.npz")["user_id"])
+    users = npz_length(bundle / "histories.npz", "user_id")
     target.mkdir(parents=True, exist_ok=True)
     shards = [
         {

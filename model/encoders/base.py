@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -25,12 +24,23 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from model.cores import cpu_threads
 from model.errors import BadInput, Corrupt
 from model.files import read_npz, write_npz
 
-__all__ = ["CatalogueStats", "Encoder", "bad_sentence", "cpu_threads", "encode_catalogue", "named_bad", "onnx_session"]
+__all__ = [
+    "BANDWIDTH_THREADS",
+    "CatalogueStats",
+    "Encoder",
+    "bad_sentence",
+    "encode_catalogue",
+    "named_bad",
+    "onnx_session",
+]
 
 log = logging.getLogger(__name__)
+BANDWIDTH_THREADS = 8
+"""Threads of a network's calls at most: beyond that memory bandwidth, not arithmetic, is the bound."""
 _NAMED = 5
 """Contents that an error names."""
 
@@ -69,15 +79,6 @@ class Encoder(ABC, Generic[Content, Prepared]):
         if not len(batch):
             return np.zeros((0, self.dim), np.float32)
         return self.forward([self.prepare(self.read(content)) for content in batch])
-
-
-def cpu_threads() -> int:
-    """Cores this process may use, or as many as OMP_NUM_THREADS says, which Ray sets to a worker's own.
-
-    At most 8: beyond that memory bandwidth, not arithmetic, is the bound.
-    """
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    return min(int(told) if told.isdigit() and int(told) else len(os.sched_getaffinity(0)), 8)
 
 
 def onnx_session(path: Path) -> Any:
@@ -145,7 +146,7 @@ def encode_catalogue(
             for item in items_of.get(key, ()):
                 vectors[item] = row
 
-    with ThreadPoolExecutor(cpu_threads()) as pool:
+    with ThreadPoolExecutor(cpu_threads(most=BANDWIDTH_THREADS)) as pool:
 
         def key_of(item: int) -> bytes | BadInput:
             try:

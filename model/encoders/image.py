@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.encoders.base import Encoder, cpu_threads, onnx_session
+from model.cores import cpu_threads
+from model.encoders.base import BANDWIDTH_THREADS, Encoder, onnx_session
 from model.errors import BadInput, Corrupt
 from model.files import digest_file, digest_json, publish_dir, read_json, verify_dir
 
@@ -153,7 +154,7 @@ class ImageEncoder(Encoder[Path | bytes, NDArray[np.uint8]]):
     def forward(self, batch: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Vectors (n, dim) of n decoded pictures."""
         parts = [batch[start : start + MICRO_BATCH] for start in range(0, len(batch), MICRO_BATCH)]
-        with ThreadPoolExecutor(cpu_threads()) as pool:
+        with ThreadPoolExecutor(cpu_threads(most=BANDWIDTH_THREADS)) as pool:
             return np.concatenate(list(pool.map(self._run, parts)))
 
     def _run(self, batch: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:

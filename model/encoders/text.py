@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.encoders.base import Encoder, cpu_threads, onnx_session
+from model.cores import cpu_threads
+from model.encoders.base import BANDWIDTH_THREADS, Encoder, onnx_session
 from model.errors import BadInput
 from model.files import digest_file, digest_json, read_json
 
@@ -138,7 +139,7 @@ class _OnnxTextEncoder(TextEncoder):
                 parts[-1].append(row)
             else:
                 parts.append([row])
-        with ThreadPoolExecutor(cpu_threads()) as pool:
+        with ThreadPoolExecutor(cpu_threads(most=BANDWIDTH_THREADS)) as pool:
             rows = list(pool.map(lambda part: self._run([batch[row] for row in part]), parts))
         vectors = np.empty((len(batch), rows[0].shape[1]), np.float32)
         for part, values in zip(parts, rows, strict=True):

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_bundle import N_USERS, USER_IDS, publish
 from tiny_content import NO_PICTURE
-from works import OPTIONS, contents, trained
+from works import OPTIONS, contents, trained, vectors_of
 
 from assets.compute import Shard, account, engine
 from assets.compute import encoding as encoding_module
 from assets.compute import evaluating as evaluating_module
 from assets.compute import recommending as recommending_module
-from assets.compute.encoding import encoded, encoder_of, rows_of
+from assets.compute.encoding import encoder_of, rows_of
 from assets.compute.evaluating import evaluated
 from assets.compute.local import LocalEngine
 from assets.compute.recommending import recommend_all
@@ -27,8 +27,8 @@ from model.errors import BadInput
 from model.evaluation import evaluate
 from model.files import read_json
 from model.histories import EvaluationSet, Histories
-from model.index_tree import IndexTree
-from model.training import TrainingConfig, load_parameters
+from model.index_tree import IndexTree, build_tree
+from model.training import TrainingConfig, load_parameters, new_model, save_parameters
 from model.tree_retriever import TreeRetriever
 from serving.engine import Engine
 
@@ -94,7 +94,7 @@ def test_shards_give_the_vectors_of_the_whole_catalogue(
     monkeypatch.setattr(encoding_module, "SHARD_ITEMS", 7)
     asked = contents(tmp_path, kind)
     encoder = encoder_of(asked.kind, asked.encoder, asked.cache)
-    vectors, present, counts = encoded(LocalEngine(), asked, encoder.dim, work=tmp_path, on_bad="fail")
+    vectors, present, counts = vectors_of(LocalEngine(), asked, tmp_path / "work")
     if kind == "text":
         columns = rows_of(asked.items, ("title", "description", "categories"), 0, 60)
         whole = [item_text(*row) for row in zip(*columns, strict=True)]
@@ -105,7 +105,7 @@ def test_shards_give_the_vectors_of_the_whole_catalogue(
     np.testing.assert_allclose(vectors, expected, atol=1e-4)
     np.testing.assert_array_equal(present, there)
     assert (counts["encoded"], counts["missing"]) == (stats.encoded, stats.missing)
-    again, _, counts = encoded(LocalEngine(), asked, encoder.dim, work=tmp_path, on_bad="fail")
+    again, _, counts = vectors_of(LocalEngine(), asked, tmp_path / "work")
     np.testing.assert_array_equal(again, vectors)
     assert counts["encoded"] == 0, "all of it is in the cache"
 
@@ -115,10 +115,10 @@ def test_a_picture_that_cannot_be_read_is_named_after_all_shards(
 ) -> None:
     monkeypatch.setattr(encoding_module, "SHARD_ITEMS", 7)
     asked = contents(tmp_path, "image", torn=2)
-    dim = encoder_of(asked.kind, asked.encoder, asked.cache).dim
     with pytest.raises(BadInput, match=r"1 of 60 pictures or texts cannot be used: '.*2\.png'"):
-        encoded(LocalEngine(), asked, dim, work=tmp_path, on_bad="fail")
-    _, present, counts = encoded(LocalEngine(), asked, dim, work=tmp_path, on_bad="skip")
+        vectors_of(LocalEngine(), asked, tmp_path / "work")
+    assert not (tmp_path / "work" / "embeddings.npz").exists()
+    _, present, counts = vectors_of(LocalEngine(), asked, tmp_path / "work", on_bad="skip")
     assert np.flatnonzero(~present).tolist() == [2, NO_PICTURE]
     assert (counts["unusable"], counts["encoded"]) == (1, 0)
 
@@ -126,7 +126,7 @@ def test_a_picture_that_cannot_be_read_is_named_after_all_shards(
 def test_an_evaluation_in_shards_is_that_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluating_module, "SHARD_USERS", 7)
     model, histories = trained(tmp_path)
-    found = evaluated(LocalEngine(), model, OPTIONS, histories, work=tmp_path)
+    found = evaluated(LocalEngine(), model, OPTIONS, histories, work=tmp_path, per_user=tmp_path / "per_user.parquet")
     config = configure(TrainingConfig, OPTIONS, where="training")
     tree = IndexTree.load(model / "tree.npz")
     retriever = TreeRetriever(load_parameters(tree, config, model / "parameters.npz"), tree, beam=config.beam)
@@ -135,7 +135,27 @@ def test_an_evaluation_in_shards_is_that_of_the_whole(tmp_path: Path, monkeypatc
     np.testing.assert_array_equal(found.ranks, whole.ranks)
     np.testing.assert_array_equal(found.users, whole.users)
     assert (whole.ranks > 0).any()
+    table = pq.read_table(tmp_path / "per_user.parquet")
+    assert table["rank"].to_pylist() == whole.ranks.tolist()
+    assert table["user"].to_pylist() == whole.users.tolist()
+    test = EvaluationSet.load(histories / "test.npz")
+    assert table["target"].to_pylist() == test.targets.tolist()
+    assert table["history"].to_pylist() == [len(test.seen[row]) for row in range(len(test))]
     assert found.row() | {"seconds": 0} == whole.row() | {"seconds": 0}
+
+
+@pytest.mark.parametrize("harm", ["nobody", "another catalogue"])
+def test_what_cannot_be_evaluated_is_told(tmp_path: Path, harm: str) -> None:
+    model, histories = trained(tmp_path)
+    test = EvaluationSet.load(histories / "test.npz")
+    if harm == "nobody":
+        test.first(0).save(histories / "test.npz")
+    else:
+        build_tree(np.eye(8, dtype=np.float32)).save(model / "tree.npz")
+        tree = IndexTree.load(model / "tree.npz")
+        save_parameters(new_model(tree, configure(TrainingConfig, OPTIONS, where="training")), model / "parameters.npz")
+    with pytest.raises(BadInput):
+        evaluated(LocalEngine(), model, OPTIONS, histories, work=tmp_path, per_user=tmp_path / "per_user.parquet")
 
 
 def test_everybody_gets_what_they_would_get_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tiny_bundle import publish
-from works import OPTIONS, contents, trained
+from works import OPTIONS, contents, trained, vectors_of
 
 from assets.compute import Shard, engine
 from assets.compute import encoding as encoding_module
 from assets.compute import evaluating as evaluating_module
 from assets.compute import recommending as recommending_module
-from assets.compute.encoding import encoded, encoder_of
 from assets.compute.evaluating import evaluated
 from assets.compute.local import LocalEngine
 from assets.compute.recommending import recommend_all
@@ -90,15 +90,10 @@ def test_embeddings_are_those_of_one_machine(
 ) -> None:
     monkeypatch.setattr(encoding_module, "SHARD_ITEMS", 13)
     asked = contents(tmp_path, kind)
-    dim = encoder_of(asked.kind, asked.encoder, asked.cache).dim
-    (tmp_path / "ray").mkdir()
-    found, there, counts = encoded(engine("ray"), asked, dim, work=tmp_path / "ray", on_bad="fail")
+    found, there, counts = vectors_of(engine("ray"), asked, tmp_path / "ray")
     assert counts["encoded"] > 50
-    (tmp_path / "local").mkdir()
-    from dataclasses import replace
-
     own = replace(asked, cache=str(tmp_path / "own cache"))
-    expected, present, _ = encoded(LocalEngine(), own, dim, work=tmp_path / "local", on_bad="fail")
+    expected, present, _ = vectors_of(LocalEngine(), own, tmp_path / "local")
     np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_array_equal(there, present)
 
@@ -106,8 +101,8 @@ def test_embeddings_are_those_of_one_machine(
 def test_an_evaluation_is_that_of_one_machine(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluating_module, "SHARD_USERS", 16)
     model, histories = trained(tmp_path)
-    by_ray = evaluated(engine("ray"), model, OPTIONS, histories, work=tmp_path)
-    by_one = evaluated(LocalEngine(), model, OPTIONS, histories, work=tmp_path)
+    by_ray = evaluated(engine("ray"), model, OPTIONS, histories, work=tmp_path, per_user=tmp_path / "per_user.parquet")
+    by_one = evaluated(LocalEngine(), model, OPTIONS, histories, work=tmp_path, per_user=tmp_path / "per_user.parquet")
     np.testing.assert_array_equal(by_ray.ranks, by_one.ranks)
     assert by_ray.row() | {"seconds": 0} == by_one.row() | {"seconds": 0}
 

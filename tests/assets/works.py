@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from tiny_bundle import N_ITEMS
 from tiny_content import image_encoder, pictures, texts
 
-from assets.compute.encoding import Contents
+from assets.compute import Engine
+from assets.compute.encoding import Contents, encoded, encoder_of
 from model.configure import configure
+from model.files import read_npz
 from model.histories import Histories, TemporalConfig, split
 from model.index_tree import build_tree
 from model.training import TrainingConfig, new_model, save_parameters
@@ -40,6 +44,17 @@ def contents(folder: Path, kind: str, *, torn: int | None = None) -> Contents:
         encoder = str(folder / "encoder")
     items = str(catalogue(folder, torn=torn))
     return Contents(items=items, kind=kind, encoder=encoder, cache=str(folder / "cache"))
+
+
+def vectors_of(
+    engine: Engine, asked: Contents, work: Path, *, on_bad: Literal["fail", "skip"] = "fail"
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], dict[str, int]]:
+    """Vectors, who has one, and the counts that were told."""
+    work.mkdir(exist_ok=True)
+    dim, target = encoder_of(asked.kind, asked.encoder, asked.cache).dim, work / "embeddings.npz"
+    told = encoded(engine, asked, dim, work=work, target=target, on_bad=on_bad)
+    found = read_npz(target)
+    return found["vectors"], found["present"], told
 
 
 OPTIONS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 
 import numpy as np
 import pytest
@@ -79,7 +78,7 @@ def test_chunks_and_cores_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     expected = whole(x)
     for rows, cores in [(1, 3), (100, 1), (100, 4), (10**6, 2)]:
         monkeypatch.setattr(halving, "CHUNK", rows)
-        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr(halving, "cpu_threads", lambda cores=cores: cores)
         np.testing.assert_array_equal(whole(x), expected)
 
 
