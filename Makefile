@@ -25,7 +25,7 @@ quality: install  ## all of benchmarks/results/quality.json and the README's tab
 	$(ABLATION) --dataset amazon-beauty --dataset amazon-sports --dataset amazon-toys --cells default
 
 bench: install  ## speed against peers: prints the tables, writes benchmarks/results/; each alone with python -m benchmarks.NAME
-	for each in imports tree embedding logs training beam serving search performance; do $(BIN)/python -m benchmarks.$$each || exit 1; done
+	for each in imports tree embedding logs training beam serving search scale performance; do $(BIN)/python -m benchmarks.$$each || exit 1; done
 
 install: $(STAMP)
 

@@ -15,7 +15,7 @@ from model.files import read_json, write_bytes
 
 __all__ = ["NAMES", "place", "targets"]
 
-NAMES = ("tree", "beam", "serving", "search", "embedding", "logs", "training", "imports")
+NAMES = ("tree", "beam", "serving", "search", "embedding", "logs", "training", "imports", "scale")
 """In the order of the table."""
 
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["DAYS", "EVERYTHING", "dagster_home", "instance", "materialize", "materialize_days", "report_landed"]
 
 EVERYTHING, DAYS, NEW_ITEMS = "everything", "days", "add_new_items"
-"""The jobs, none of an asset's name: from histories to the champion, days of logs into the warehouse, items the champion does not know."""
+"""The jobs, none of an asset's name: from histories to the champion, days of logs into the warehouse, and items the champion does
+not know."""
 LANDED_ITEMS = "landed_items"
 """The external asset that stands for the rows of the warehouse's items."""
 RETRAINING_TAG = "miss/retraining"
