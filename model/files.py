@@ -119,11 +119,11 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         np.savez(file, **{name: arrays[name] for name in sorted(arrays)})  # type: ignore[arg-type]
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read what `write_npz` wrote; `Corrupt` where the file is torn."""
+def read_npz(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """Read what `write_npz` wrote, or the arrays of these names; `Corrupt` where the file is torn."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
+            return {name: data[name] for name in data.files if not names or name in names}
     except (ValueError, OSError, EOFError, KeyError) as error:
         if isinstance(error, FileNotFoundError):
             raise

@@ -23,7 +23,8 @@ from model.files import replacing, write_npz
 
 __all__ = ["SHARD_ITEMS", "Contents", "EncodeShard", "JoinVectors", "encoded", "encoder_of"]
 
-SHARD_ITEMS = 8192
+SHARD_ITEMS = 1024
+"""Half a minute of texts on one core: what a lost worker costs, and enough shards for several where a catalogue is small."""
 COLUMNS = {"text": ("title", "description", "categories"), "image": ("image",)}
 
 

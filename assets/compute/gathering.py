@@ -68,8 +68,8 @@ class MergeShards:
     def __call__(self, shard: Shard) -> Shard:
         """Merge; answers with `summary`."""
         parts = [Path(part) for part in shard["parts"]]
-        users = [read_npz(part)["user_id"] for part in parts]
-        lengths = [np.diff(read_npz(part)["offsets"]) for part in parts]
+        users = [read_npz(part, "user_id")["user_id"] for part in parts]
+        lengths = [np.diff(read_npz(part, "offsets")["offsets"]) for part in parts]
         order = np.argsort(np.concatenate(users), kind="stable")
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths)[order])]).astype(np.int64)
         place = np.empty(len(order), np.int64)  # of each part's users, one after another, among all

@@ -95,6 +95,9 @@ class RayEngine:
         begun = time.monotonic()
         with connected():
             DataContext.get_current().enable_progress_bars = False
+            logging.getLogger("ray.data").setLevel(
+                logging.WARNING
+            )  # its plans and paths, where `telling` says what is done
             rows = [{"number": number, "shard": json.dumps(shard)} for number, shard in enumerate(shards)]
             cores = max(int(ray.cluster_resources().get("CPU", 1)), 1)
             pool = ActorPoolStrategy(min_size=1, max_size=min(len(rows), cores))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,10 +32,12 @@ from model.files import MANIFEST, digest_json, replacing, write_json
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-__all__ = ["BUCKET_ROWS", "DayFiles", "Written"]
+__all__ = ["BUCKET_ROWS", "EXPORT_ROWS", "DayFiles", "Written"]
 
 BUCKET_ROWS = 1 << 22
 """Behaviors of a bucket, some: one shard of work, in the memory of one worker."""
+EXPORT_ROWS = 1 << 20
+"""Behaviors that are sorted into files at once, some 250 MB of memory; the table is read once for each such group."""
 AT_LEAST = 2
 PUTS = 16
 """Files that are brought to object storage at once."""
@@ -76,14 +78,16 @@ class DayFiles:
         found = connection.execute(
             f"SELECT {DAY} AS day, {bucket} AS bucket, count(*), bit_xor(md5_number({key})) FROM behaviors GROUP BY ALL"
         ).fetchall()
-        wanted = {(day, b): digest_json([buckets, rows_, str(digest)])[:16] for day, b, rows_, digest in found}
+        wanted = {(day, b): digest_json([buckets, count, str(digest)])[:16] for day, b, count, digest in found}
+        counts = {(day, b): count for day, b, count, _ in found}
         parts = {f"{day}/{b}/{digest}": (day, b) for (day, b), digest in wanted.items()}
         files = {name: list(known.files[name]) for name in parts if name in known.files}
         if fresh := {name: part for name, part in parts.items() if name not in files}:
-            with tempfile.TemporaryDirectory() as scratch:
-                rows_of = {part: name for name, part in fresh.items()}
-                _export(connection, Path(scratch), bucket, fresh.values())
-                files |= self._put(Path(scratch), rows_of)
+            names = {part: name for name, part in fresh.items()}
+            for group in _groups(sorted(names), counts):
+                with tempfile.TemporaryDirectory() as scratch:
+                    _export(connection, Path(scratch), bucket, group)
+                    files |= self._put(Path(scratch), names)
         named = {name for each in files.values() for name in each}
         before = {name for each in known.files.values() for name in each}
         told = Written(buckets=buckets, files=files, replaced=sorted(before - named))
@@ -168,6 +172,20 @@ class DayFiles:
         for name in names:
             if system.get_file_info(f"{root}/{name}").type != FileType.NotFound:
                 system.delete_file(f"{root}/{name}")
+
+
+def _groups(parts: Sequence[tuple[str, int]], rows: Mapping[tuple[str, int], int]) -> Iterator[list[tuple[str, int]]]:
+    """The parts in turn, some at a time: of at most `EXPORT_ROWS` rows where one of them is not larger by itself."""
+    group: list[tuple[str, int]] = []
+    held = 0
+    for part in parts:
+        if group and held + rows[part] > EXPORT_ROWS:
+            yield group
+            group, held = [], 0
+        group.append(part)
+        held += rows[part]
+    if group:
+        yield group
 
 
 def _export(connection: duckdb.DuckDBPyConnection, folder: Path, bucket: str, parts: Iterable[tuple[str, int]]) -> None:

@@ -244,30 +244,31 @@ class _Cache:
             if path.name.startswith("."):
                 continue  # the temporary of a run that writes right now, or was killed while it did
             try:
-                keys, vectors = self._read(path)
+                keys = self._keys(path)
+                rows = [row for row, key in enumerate(keys) if key in wanted and key not in found]
+                if not rows:  # a shard finds its own in few of many files
+                    continue
+                vectors = self._vectors(path, len(keys))
             except Corrupt as error:
                 log.warning("dropping a damaged chunk of the embedding cache, its items are encoded again: %s", error)
                 path.unlink(missing_ok=True)
                 continue
-            rows = [row for row, key in enumerate(keys) if key in wanted and key not in found]
             fill([keys[row] for row in rows], vectors[rows])
             found.update(keys[row] for row in rows)
         return found
 
-    def _read(self, path: Path) -> tuple[list[bytes], NDArray[np.float32]]:
-        arrays = read_npz(path)
-        keys, vectors = arrays.get("keys"), arrays.get("vectors")
-        if (
-            keys is None
-            or vectors is None
-            or keys.dtype != np.uint8
-            or vectors.dtype != np.float32
-            or keys.shape != (len(vectors), 32)
-            or vectors.shape != (len(keys), self.dim)
-            or not np.isfinite(vectors).all()
-        ):
-            raise Corrupt(f"{path} does not hold keys and vectors of length {self.dim}; delete it")
-        return [row.tobytes() for row in keys], vectors
+    def _keys(self, path: Path) -> list[bytes]:
+        keys = read_npz(path, "keys").get("keys")
+        if keys is None or keys.dtype != np.uint8 or keys.ndim != 2 or keys.shape[1] != 32:
+            raise Corrupt(f"{path} does not hold keys; delete it")
+        return [row.tobytes() for row in keys]
+
+    def _vectors(self, path: Path, count: int) -> NDArray[np.float32]:
+        vectors = read_npz(path, "vectors").get("vectors")
+        shape = (count, self.dim)
+        if vectors is None or vectors.dtype != np.float32 or vectors.shape != shape or not np.isfinite(vectors).all():
+            raise Corrupt(f"{path} does not hold vectors of length {self.dim}; delete it")
+        return vectors
 
 
 def _is_empty(content: object) -> bool:

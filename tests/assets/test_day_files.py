@@ -122,6 +122,7 @@ def test_buckets_grow_with_the_log_and_never_shrink(
     files = DayFiles(tmp_path / "days")
     assert warehouse.to_day_files(files).buckets == 2
     monkeypatch.setattr(day_files, "BUCKET_ROWS", 6)
+    monkeypatch.setattr(day_files, "EXPORT_ROWS", 5)
     grown = warehouse.to_day_files(files)
     assert grown.buckets == 8
     assert listed(files, grown) == stored(warehouse)

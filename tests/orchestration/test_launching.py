@@ -43,7 +43,7 @@ SECRETS = {
 on_ray = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("default"),  # Ray's own libraries warn of themselves
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
 ]
 
 
