@@ -22,7 +22,7 @@ import duckdb
 from assets.sources.base import Source, Staged
 from model.files import MANIFEST, digest_json, publish_dir, read_json, verify_dir
 
-__all__ = ["DAY", "Batch", "LandedSource", "Landing"]
+__all__ = ["DAY", "Batch", "LandedSource", "Landing", "days_since_1970"]
 
 DAY = "strftime(make_timestamp(timestamp * 1000000), '%Y-%m-%d')"
 """SQL of a behavior's day."""
@@ -169,12 +169,13 @@ class LandedSource(Source):
         connection.execute(
             f"CREATE OR REPLACE TEMP TABLE staged_behaviors AS SELECT {COLUMNS} FROM {behaviors} "
             "WHERE timestamp // 86400 BETWEEN ? AND ?",
-            [_days_since_1970(self.first or "0001-01-01"), _days_since_1970(self.last)],
+            [days_since_1970(self.first or "0001-01-01"), days_since_1970(self.last)],
         )
         return Staged(positions_given=self.batch.positions_given, images_missing=self.batch.images_missing)
 
 
-def _days_since_1970(day: str) -> int:
+def days_since_1970(day: str) -> int:
+    """Of an ISO day."""
     return (date.fromisoformat(day) - EPOCH).days
 
 
