@@ -46,7 +46,7 @@ __all__ = ["MEASURED_ITEMS", "SHARD_ITEMS", "grown"]
 
 SHARD_ITEMS = 1 << 18
 """Items whose projections are one task."""
-MEASURED_ITEMS = 100_000
+MEASURED_ITEMS = 30_000
 """Items whose neighbours are looked for among each other; what it takes grows with their square."""
 NEIGHBOURS = 10
 NAME = "embeddings"
