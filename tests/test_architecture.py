@@ -150,17 +150,22 @@ def test_no_two_test_files_share_a_name() -> None:
     assert sorted(names) == sorted(set(names))
 
 
-def test_the_service_is_imported_within_a_second() -> None:
-    """A service that is restarted after a promotion answers again at once, and a health check need not be patient.
-
-    Seconds of a core, the least of three: beside four busy processes on two cores the clock says 1.2 s and this .5, as alone
-    (2026-11-23). What waits without work is not seen here; benchmarks/imports.py holds the clock to the same bound.
-    """
-    least = 60.0
+def _import_s(modules: str) -> float:
+    """Seconds of a core that an import takes in a process of its own, the least of three: what else runs is not counted."""
+    found = []
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-c", "import serving.app"], cwd=ROOT)
+        process = subprocess.Popen([sys.executable, "-c", f"import {modules}"], cwd=ROOT)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         assert not process.returncode
-        least = min(least, used.ru_utime + used.ru_stime)
-    assert least < 1.0
+        found.append(used.ru_utime + used.ru_stime)
+    return min(found)
+
+
+def test_the_service_is_imported_in_little_more_than_what_it_is_made_of() -> None:
+    """A service that is restarted after a promotion answers again at once, and a health check need not be patient.
+
+    Held against FastAPI and numpy on the same machine, since machines differ: .5 s of a core on one, .9 to 1.2 on another
+    (2026-11-30), where torch beside it made 4.3. benchmarks/imports.py holds the clock to a bound.
+    """
+    assert _import_s("serving.app") < 1.7 * _import_s("fastapi, numpy")
