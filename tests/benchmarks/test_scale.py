@@ -109,8 +109,8 @@ def test_without_ray_it_ends_before_anything_is_made(
 
 # -- memory of the driver, on a real cluster -------------------------------------------------------------------------------
 
-LARGE = {"embeddings": 20, "tree": 20_000, "evaluation": 200, "retrieval": 400, "histories": 100_000}
-"""At 1x. At 10x: 51 MB of vectors; 24 MB of behaviors to train on and as many to test on, 48 MB in a bundle; day files of a
+LARGE = {"embeddings": 10, "tree": 20_000, "evaluation": 100, "retrieval": 200, "histories": 100_000}
+"""At 1x. At 10x: 51 MB of vectors; 12 MB of behaviors to train on and as many to test on, 24 MB in a bundle; day files of a
 million. A peak does not come down again and hides what is lower, so histories, whose day files the driver writes, are last."""
 LENGTH, BOUND_MIB = 3000, 40
 
