@@ -226,7 +226,8 @@ def up(host: str, ports: Mapping[str, int]) -> None:
         registry_of(home).prepare()  # so that the server need not migrate the schema, which must happen once
     commands = _commands(home, host, ports)
     names = {"dagster": "Dagster", "mlflow": "MLflow", "service": "service"}
-    with _signals(_interrupt, *ENDS), Children(home.root / "logs") as children:
+    # also SIGINT: a shell starts a background job, and all below it, deaf to Ctrl-C
+    with _signals(_interrupt, signal.SIGINT, *ENDS), Children(home.root / "logs") as children:
         try:
             for name in names:
                 if name == "mlflow" and served_elsewhere:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,17 @@ def test_the_readme_shows_every_target_as_the_last_run_left_it(tmp_path: Path, m
     ]
     assert lines == [["tree", "seconds", "31.5", "≤ 30", "no"], ["imports", "times faster", "64.2", "≥ 50", "yes"]]
     assert performance.place(placed, performance.targets(tmp_path)) == placed
+
+
+def test_memory_is_the_process_own_and_not_of_whoever_started_it() -> None:
+    """A test's process holds gigabytes, and a benchmark that it starts would seem to."""
+    held = b"x" * 300_000_000
+    done = subprocess.run(
+        [sys.executable, "-c", "from benchmarks.measured import peak_mib; print(peak_mib())"],
+        cwd=measured.ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert len(held) / 2**20 > 1.5 * float(done.stdout)
+    assert measured.peak_mib() > len(held) / 2**20

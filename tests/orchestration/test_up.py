@@ -166,3 +166,20 @@ def test_one_that_dies_ends_the_others_and_its_last_words_are_told(
     assert last.startswith(f"miss: mlflow ended by itself (exit code 7); its log is {home / 'logs' / 'mlflow.log'}")
     assert "mlflow: out of memory" in before
     assert not any(listens(port) for port in ports.values())
+
+
+@pytest.mark.slow
+def test_a_background_job_can_be_stopped_as_any_other(tmp_path: Path) -> None:
+    """A shell starts those deaf to SIGINT, and they would go on for ever."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        running = Up(tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
+        assert len(running.addresses()) == 3
+        running.process.send_signal(signal.SIGINT)
+        running.process.communicate(timeout=90)
+        assert running.process.returncode == 0
+    finally:
+        running.process.kill()
