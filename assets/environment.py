@@ -8,7 +8,7 @@ __all__ = ["quiet_environment"]
 def quiet_environment() -> None:
     """Set what must be in the environment before libraries load; what is set already stays.
 
-    - Off: what would try the network or warn about it: telemetry of Dagster and MLflow, hubs, version checks.
+    - Off: what would try the network or warn about it: telemetry of Dagster, MLflow and Ray, hubs, version checks.
     - torch's threads (libgomp) soon give up spinning at a barrier: beside another busy process on two cores the demo's
       training made .5 steps a second with the usual spinning, 10.6 with this; alone 28 and 25 (2026-11-23).
     """
@@ -17,6 +17,7 @@ def quiet_environment() -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "DAGSTER_DISABLE_TELEMETRY": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
         "GX_ANALYTICS_ENABLED": "false",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
