@@ -37,7 +37,9 @@ class Stores(dg.ConfigurableResource):
     def day_files(self) -> DayFiles:
         """Behaviors as Parquet by day, for work over shards."""
         settings = self.settings
-        return DayFiles(settings.day_files or settings.root / "days")
+        given = settings.day_files or str(settings.root / "days")
+        # a worker stands in another folder: what is relative here would be another place there
+        return DayFiles(given if "://" in given else Path(given).expanduser().resolve())
 
     @property
     def books(self) -> Books:
