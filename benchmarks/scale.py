@@ -55,7 +55,9 @@ def cluster(workers: int) -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    # the agent's usual port may be another cluster's
+    first = {"num_cpus": 1, "include_dashboard": False, "dashboard_agent_listen_port": 0}
+    nodes = Cluster(initialize_head=True, head_node_args=first)
     try:
         for _ in range(workers - 1):
             nodes.add_node(num_cpus=1)

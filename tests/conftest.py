@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -11,6 +12,7 @@ os.environ.pop("MISS_MLFLOW_URI", None)
 os.environ.pop("MISS_DAGSTER_POSTGRES", None)
 
 import pytest
+from made_once import VARIABLE
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
@@ -21,3 +23,13 @@ def shared_data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"the evaluation data is not there: {DATA}")
     return DATA
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Path]:
+    """One for the whole session, whatever process a test runs in; for `made_once`."""
+    own = tmp_path_factory.getbasetemp()
+    folder = own if worker_id == "master" else own.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(folder))
+        yield folder

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from made_once import made_once
 
 from model import search_files
 from model.files import publish_dir, write_json, write_npz
@@ -60,9 +58,8 @@ def picture(item: int) -> bytes | None:
     return file.getvalue()
 
 
-@functools.cache
-def _exported() -> Path:
-    """Folder with tree.npz and retrieval.onnx; the export is what takes its time."""
+def _exported(folder: Path) -> None:
+    """Write tree.npz and retrieval.onnx; the export is what takes its time."""
     import torch
 
     from model.beam_search import BeamSearch
@@ -74,8 +71,6 @@ def _exported() -> Path:
     from model.scorer import MISS, ScorerConfig
     from model.thumbnails import ThumbnailConfig, write_thumbnails
 
-    folder = Path(tempfile.mkdtemp(prefix="miss-tiny-bundle-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     tree = build_tree(np.random.default_rng(0).standard_normal((N_ITEMS, 8)).astype(np.float32))
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -89,17 +84,13 @@ def _exported() -> Path:
     export_explanation(Explanation(search), folder / "explain.onnx", beside=graph)
     pictured = write_thumbnails(folder, [picture(i) for i in range(N_ITEMS)], np.arange(N_ITEMS), ThumbnailConfig())
     write_labels(folder / NODES, tree, CATEGORIES, pictured=pictured)
-    return folder
 
 
-@functools.cache
-def _searchable() -> Path:
-    """Folder with what makes the bundle searchable: the real text encoder, an image encoder that a test writes itself."""
+def _searchable(folder: Path) -> None:
+    """Write what makes the bundle searchable: the real text encoder, an image encoder that a test writes itself."""
     from tiny_content import image_encoder, pictures, texts
 
-    folder = Path(tempfile.mkdtemp(prefix="miss-tiny-search-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return write_searchable(folder / "files", texts(), pictures(), image_encoder(folder / "encoder"))
+    write_searchable(folder / "files", texts(), pictures(), image_encoder(folder / "encoder"))
 
 
 def write_searchable(
@@ -136,7 +127,7 @@ def publish(
     """
 
     def build(folder: Path) -> dict[str, Any]:
-        for file in _exported().iterdir():
+        for file in made_once("tiny-bundle", _exported).iterdir():
             shutil.copy(file, folder)
         users = histories()
         named = np.array([titles.format(item) for item in ITEM_IDS])
@@ -148,7 +139,7 @@ def publish(
         write_npz(folder / "histories.npz", {"user_id": USER_IDS, "offsets": offsets, "items": items})
         write_json(folder / "evaluation.json", evaluation())
         if searchable:
-            search_files.copy(search or _searchable(), folder)
+            search_files.copy(search or made_once("tiny-search", _searchable) / "files", folder)
         graph = OnnxSearch(folder / "retrieval.onnx", n_items=N_ITEMS, beam=BEAM, threads=1)
         if note:
             (folder / "note.txt").write_text(note)

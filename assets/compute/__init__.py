@@ -23,7 +23,7 @@ Progress = Callable[[str], None]
 Shard = dict[str, Any]
 """JSON values."""
 Work = Callable[[Shard], Shard]
-"""What is done with a shard; made once in each process that works."""
+"""What is done with a shard."""
 
 
 class Engine(Protocol):
@@ -33,10 +33,17 @@ class Engine(Protocol):
     """As `MISS_COMPUTE` has it."""
 
     def each(
-        self, make: Callable[..., Work], arguments: tuple[Any, ...], shards: Sequence[Shard], what: str
+        self,
+        make: Callable[..., Work],
+        arguments: tuple[Any, ...],
+        shards: Sequence[Shard],
+        what: str,
+        *,
+        loads: bool = False,
     ) -> list[Shard]:
         """What `make(*arguments)` answers to each shard, in their order; `what` names it to those who wait.
 
+        loads: making it takes long, as it loads a network say; a worker then keeps it from shard to shard.
         Raises what the work raises on purpose (`model.errors`), for the first shard that it does so.
         """
 

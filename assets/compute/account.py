@@ -1,7 +1,8 @@
 """What work over shards tells while it runs, and what it took: lines for those who wait, numbers for those who pay.
 
 - A line every few seconds at most, and one at the end; none for a single shard.
-- Workers account for themselves: processor time and peak memory of their process, all that it has loaded included.
+- Workers account for themselves: processor time and peak memory of their process, all that it has loaded included. A worker that
+  was warm from other work has the peak of that too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 from assets.compute import Progress
 
-__all__ = ["TELL_S", "Account", "telling", "this_process"]
+__all__ = ["TELL_S", "Account", "since_last", "telling", "this_process"]
 
 TELL_S = 5.0
 """Seconds between two lines, at least."""
@@ -29,6 +30,18 @@ def this_process() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": os.getpid(), "cpu_s": time.process_time(), "peak_mib": peak}
 
 
+_counted_s = 0.0
+"""Processor time of this process that `since_last` has told of."""
+
+
+def since_last() -> dict[str, Any]:
+    """`this_process`, with the processor time that this function has not told of before."""
+    global _counted_s
+    told = this_process()
+    before, _counted_s = _counted_s, told["cpu_s"]
+    return told | {"cpu_s": told["cpu_s"] - before}
+
+
 @dataclass
 class Account:
     """What the workers of an engine have used so far."""
@@ -36,13 +49,14 @@ class Account:
     seconds: float = 0.0
     """Of waiting for them."""
     workers: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Process -> its newest `cpu_s` and `peak_mib`."""
+    """Process -> its `cpu_s`, in all, and its largest `peak_mib`."""
 
     def add(self, told: dict[str, Any]) -> None:
-        """Take what a worker said of itself (`this_process`); what it said before is replaced."""
+        """Take what a worker said of itself: `this_process`, or `since_last` where it says so more than once."""
         name = f"{told['host']} {told.get('node', '')} {told['pid']}"
         known = self.workers.get(name, {"cpu_s": 0.0, "peak_mib": 0.0})
-        self.workers[name] = {each: max(known[each], told[each]) for each in known}
+        peak = max(known["peak_mib"], told["peak_mib"])
+        self.workers[name] = {"cpu_s": known["cpu_s"] + told["cpu_s"], "peak_mib": peak}
 
     def metadata(self, engine: str) -> dict[str, Any]:
         """For an asset's metadata; the driver is the process that asks."""

@@ -150,7 +150,7 @@ def encoded(
         {"begin": begin, "end": min(begin + SHARD_ITEMS, n), "vectors": str(work / f"{contents.kind}-{begin}.parquet")}
         for begin in range(0, n, SHARD_ITEMS)
     ]
-    told = engine.each(EncodeShard, (asdict(contents),), shards, f"{contents.kind} embeddings")
+    told = engine.each(EncodeShard, (asdict(contents),), shards, f"{contents.kind} embeddings", loads=True)
     counts = {name: sum(each[name] for each in told) for name in ("encoded", "reused_vectors", "missing", "unusable")}
     if counts["unusable"] and on_bad == "fail":
         named = [(label, reason) for each in told for label, reason in each["named"]]

@@ -91,7 +91,7 @@ def evaluated(
         {"begin": at, "end": min(at + SHARD_USERS, n), "part": str(work / f"ranks-{at}.npz")}
         for at in range(0, max(n, 1), SHARD_USERS)
     ]
-    told = engine.each(EvaluateShard, (str(model), options, str(test), limit), shards, "test users")
+    told = engine.each(EvaluateShard, (str(model), options, str(test), limit), shards, "test users", loads=True)
     whole = {
         "parts": [shard["part"] for shard in shards],
         "seconds": [each["seconds"] for each in told],

@@ -25,9 +25,15 @@ class LocalEngine:
         self._progress, self._seconds, self._cpu_s = progress, 0.0, 0.0
 
     def each(
-        self, make: Callable[..., Work], arguments: tuple[Any, ...], shards: Sequence[Shard], what: str
+        self,
+        make: Callable[..., Work],
+        arguments: tuple[Any, ...],
+        shards: Sequence[Shard],
+        what: str,
+        *,
+        loads: bool = False,
     ) -> list[Shard]:
-        """See `assets.compute.Engine.each`."""
+        """See `assets.compute.Engine.each`; made once whatever it takes."""
         if not shards:
             return []
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from assets.compute import Progress, Shard
-from assets.compute.account import this_process
+from assets.compute.account import since_last
 from model import errors
 from model.errors import MissError
 from model.files import read_json, write_json
@@ -47,7 +47,7 @@ def _work(config: dict[str, Any]) -> None:
     tell: Progress = (lambda sentence: _line(folder / "told", sentence)) if together.rank == 0 else (lambda _: None)
     try:
         config["work"](config["asked"], tell)
-        write_json(folder / f"worker-{together.rank}.json", this_process() | {"node": together.rank})
+        write_json(folder / f"worker-{together.rank}.json", since_last() | {"node": together.rank})
     except MissError as error:  # what is raised on purpose would be raised again
         if together.rank == 0:
             write_json(folder / "raised.json", {"raised": type(error).__name__, "sentence": str(error)})
@@ -94,7 +94,7 @@ def _workers() -> tuple[int, dict[str, float]]:
 def train_together(
     work: Callable[[Shard, Progress], None], asked: Shard, *, folder: Path, progress: Progress
 ) -> list[dict[str, Any]]:
-    """Run `work(asked, progress)` in all workers at once, within a cluster; what each of them took (`this_process`).
+    """Run `work(asked, progress)` in all workers at once, within a cluster; what each of them took (`since_last`).
 
     folder: one that all workers see, for what they have to tell. Raises what the work raises on purpose.
     """

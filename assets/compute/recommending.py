@@ -95,7 +95,7 @@ def recommend_all(
         }
         for at in range(0, users, SHARD_USERS)
     ]
-    parts = engine.each(RecommendShard, (str(bundle), k, threads), shards, "users")
+    parts = engine.each(RecommendShard, (str(bundle), k, threads), shards, "users", loads=True)
     rows = sum(part["rows"] for part in parts)
     manifest = {"version": version, "digest": digest, "k": k, "users": users, "rows": rows, "parts": parts}
     write_json(target / MANIFEST, manifest)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from two_nodes import two_nodes
 
 from assets.stores.registry import Registry
 from model.files import publish_dir
@@ -50,15 +50,11 @@ def bundle(tmp_path: Path) -> Callable[[str], Path]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two nodes of one core each on this machine, this process the driver; skips where Ray is not installed."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed; pip install '.[ray]' brings it")
-    from ray.cluster_utils import Cluster
+    with two_nodes() as nodes:
+        import ray
 
-    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
-    ray.init(address=cluster.address, log_to_driver=False)
-    try:
-        yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+        ray.init(address=nodes.address, log_to_driver=False)
+        try:
+            yield nodes
+        finally:
+            ray.shutdown()

@@ -41,7 +41,9 @@ class Killing(RayEngine):
         super().__init__(lambda line: None)
         self.folder, self.steps = folder, list[str]()
 
-    def each(self, make: Callable[..., Work], arguments: tuple[Any, ...], shards: Any, what: str) -> list[Shard]:
+    def each(
+        self, make: Callable[..., Work], arguments: tuple[Any, ...], shards: Any, what: str, **more: Any
+    ) -> list[Shard]:
         self.steps.append(what)
         marker, last = str(self.folder / f"killed-{len(self.steps)}"), dict(shards[-1])
 
@@ -60,7 +62,7 @@ class Killing(RayEngine):
 
             return once
 
-        return super().each(dying, arguments, shards, what)
+        return super().each(dying, arguments, shards, what, **more)
 
 
 def embeddings(where: Engine, source: Path, out: Path) -> list[str]:

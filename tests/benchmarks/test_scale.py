@@ -30,9 +30,9 @@ class Counting(LocalEngine):
     name = "sharded"
     most = 1
 
-    def each(self, make: Any, arguments: tuple[Any, ...], shards: Any, what: str) -> list[Shard]:
+    def each(self, make: Any, arguments: tuple[Any, ...], shards: Any, what: str, **more: Any) -> list[Shard]:
         self.most = max(self.most, len(shards))
-        return super().each(make, arguments, shards, what)
+        return super().each(make, arguments, shards, what, **more)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in STAGES])

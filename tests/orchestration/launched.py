@@ -133,7 +133,7 @@ class Daemon:
                 str(each.status) == "FAILED" for each in self.of(run_id).values() if not each.metadata.get("dagster/op")
             )
             if time.monotonic() > deadline or run.is_finished or died:
-                said = [each.user_message for each in self.found.all_logs(run_id)]
+                said = [each.to_json() for each in self.found.all_logs(run_id)]
                 logs = [self.jobs.get_job_logs(each.submission_id)[-2000:] for each in self.of(run_id).values()]
                 raise AssertionError("\n".join([str(run.status), *said, *logs]))
             time.sleep(0.3)

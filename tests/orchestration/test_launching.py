@@ -24,6 +24,7 @@ import pytest
 import yaml
 from launched import OWN, SMALL, WIDE, Daemon, defined
 from scenes import miss, write_catalogue
+from two_nodes import two_nodes
 
 from assets.settings import Settings
 from model.errors import BadInput, NotReady
@@ -174,24 +175,13 @@ def test_what_runs_in_this_process_does_so_whatever_is_set(tmp_path: Path, monke
 @pytest.fixture(scope="module")
 def jobs() -> Iterator[Any]:
     """The job server of a cluster of two nodes with a core each, as Ray's client; this process is no part of the cluster."""
-    pytest.importorskip("ray", reason="Ray is not installed; pip install '.[ray]' brings it")
     pytest.importorskip("dagster_ray", reason="dagster-ray is not installed; pip install '.[ray]' brings it")
-    from ray.cluster_utils import Cluster
-    from ray.job_submission import JobSubmissionClient
+    with two_nodes(include_dashboard=True, dashboard_port=0) as cluster, pytest.MonkeyPatch.context() as patch:
+        from ray.job_submission import JobSubmissionClient
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         patch.setenv("PYTHONWARNINGS", "ignore")
-        cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True, "dashboard_port": 0}
-        )
-        try:
-            cluster.add_node(num_cpus=1)
-            patch.setenv("RAY_API_SERVER_ADDRESS", f"http://{cluster.head_node.webui_url}")
-            yield JobSubmissionClient()
-        finally:
-            cluster.shutdown()
+        patch.setenv("RAY_API_SERVER_ADDRESS", f"http://{cluster.head_node.webui_url}")
+        yield JobSubmissionClient()
 
 
 @pytest.fixture
