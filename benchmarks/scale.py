@@ -102,12 +102,13 @@ def side(asked: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def prepared(folder: Path, sizes: Mapping[str, int], length: int | None = None) -> None:
-    """Data of both sizes of all stages, each written by a process of its own. length: behaviors a user where not a stage's own."""
-    for name, size in sizes.items():
-        for times in TIMES:
-            place, most = folder / f"{name}-{times}", length or STAGES[name].length
-            tell(f"{name}: data of {times * size:,} {STAGES[name].unit}")
-            apart("scale", "--make", json.dumps([name, str(place), times * size, most]))
+    """Data of both sizes of all stages, written by another process. length: behaviors a user where not a stage's own."""
+    asked = [
+        [name, str(folder / f"{name}-{times}"), times * size, length or STAGES[name].length]
+        for name, size in sizes.items()
+        for times in TIMES
+    ]
+    apart("scale", "--make", json.dumps(asked))
 
 
 def figures(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,8 +187,9 @@ def main() -> None:
     quiet_environment()
     os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     if chosen.make:
-        name, place, size, length = chosen.make
-        made(name, Path(place), size, length)
+        for name, place, size, length in chosen.make:
+            tell(f"{name}: data of {size:,} {STAGES[name].unit}")
+            made(name, Path(place), size, length)
         print(json.dumps({}))
     elif chosen.one:
         print(json.dumps({"records": side(chosen.one)}))

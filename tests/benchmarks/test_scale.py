@@ -5,23 +5,38 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_once import made_once
 
 from assets.compute import Shard
 from assets.compute.local import LocalEngine
 from assets.stores import day_files
 from benchmarks import scale
 from benchmarks.measured import apart
-from benchmarks.scale_stages import STAGES, made, run
+from benchmarks.scale_stages import STAGES, exported, made, run
 
 TINY = {"embeddings": 6, "histories": 2000, "tree": 400, "training": 20, "evaluation": 20, "retrieval": 20}
 SLOW = ("training", "retrieval")
 """Stages whose smallest run takes seconds: torch's optimisers, an export."""
+
+
+def export(folder: Path) -> None:
+    """The graph of all sizes, which takes longer than all else."""
+    exported(folder)
+
+
+@pytest.fixture
+def data(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder for data of stages, with the graph in it where one is needed."""
+    if request.node.get_closest_marker("slow"):
+        return shutil.copytree(made_once("scale-export", export), tmp_path / "data")
+    return tmp_path / "data"
 
 
 class Counting(LocalEngine):
@@ -36,10 +51,10 @@ class Counting(LocalEngine):
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in STAGES])
-def test_a_stage_does_what_is_counted_in_shards_of_one_size(tmp_path: Path, name: str) -> None:
+def test_a_stage_does_what_is_counted_in_shards_of_one_size(tmp_path: Path, data: Path, name: str) -> None:
     bucket, cut = day_files.BUCKET_ROWS, []
     for times in scale.TIMES:
-        where, folder = Counting([].append), tmp_path / f"{name}-{times}"
+        where, folder = Counting([].append), data / f"{name}-{times}"
         made(name, folder, TINY[name] * times, 12)
         units, seconds = run(name, where, folder, tmp_path / "work", shard=TINY[name] // 2)
         assert units == TINY[name] * times
@@ -126,11 +141,11 @@ def growth(folder: Path, engine: str, sizes: Mapping[str, int]) -> dict[str, flo
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("default")  # Ray's own libraries warn of themselves
-def test_the_driver_of_a_cluster_does_not_grow_with_the_data(tmp_path: Path) -> None:
+def test_the_driver_of_a_cluster_does_not_grow_with_the_data(data: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed; pip install '.[ray]' brings it")
-    scale.prepared(tmp_path, LARGE, LENGTH)
-    on_ray = growth(tmp_path, "ray", LARGE)
+    scale.prepared(data, LARGE, LENGTH)
+    on_ray = growth(data, "ray", LARGE)
     assert max(on_ray.values()) < BOUND_MIB, on_ray
     # who holds the data is seen to grow by the same measure
-    alone = growth(tmp_path, "local", {"tree": LARGE["tree"]})
+    alone = growth(data, "local", {"tree": LARGE["tree"]})
     assert alone["tree"] > 2 * BOUND_MIB
