@@ -11,7 +11,7 @@ demo: install  ## the whole graph on the embedded catalogue, from nothing to a p
 	$(BIN)/miss demo
 
 test: install  ## the whole suite, a file of tests on each core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --durations 30
 
 check: install  ## format, lint, types
 	$(BIN)/ruff format --check .
