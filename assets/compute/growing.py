@@ -1,17 +1,8 @@
 """The index tree over a file of vectors, grown where there is room: in one piece, or in parts that are joined.
 
-    vectors.npy            (N, d) float32, as they were given: every task reads the rows it needs, and no others
-    directions-LEVEL.npy   (C, d) float32, of the clusters that are to be halved
-    order-LEVEL.npy        (N,) int64 the items, cluster after cluster, after so many splits; at 0 as they were drawn
-    cluster-LEVEL.npy      (N,) int32 the cluster of each item then
-    along-LEVEL-ITEM.npy   float32, of a shard's items from this one on, how far along its cluster's direction each lies
-    grown-CLUSTER.npy      int64, the items of one cluster in the order of its leaves
-
 - A catalogue of at most `TreeConfig.subtree_items` is one task: nothing is copied, and the tree is that of `build_tree`.
 - Of a larger one, the process that plans knows the number of items and no more. A split is decided by one task, over a number an
-  item; sub-trees are independent tasks; a last one joins them (`model.tree_shards`).
-- Parts are whole or absent, in a folder of their own for the vectors and the options: what a killed run has written is not done
-  again, and what another one wrote is not taken for it.
+  item; sub-trees are independent tasks; a last one joins them (`model.tree_shards`, `assets.compute.tree_steps`).
 
 What it takes: the join holds the tree, with its vectors, as everything that uses a tree does; a split some 40 bytes an item.
 Not covered: machines whose processors round sums differently, on which the last bits of a projection, and with them the side of an
@@ -20,199 +11,20 @@ item at a median, may differ.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from assets.compute import Engine, Shard
-from model.files import digest_json, opened_npz, read_npz, replacing
-from model.halving import drawn_order, halve
-from model.index_tree import IndexTree, TreeConfig, build_tree, tree_from_order, unit_vectors
-from model.tree_shards import (
-    cluster_of,
-    cluster_starts,
-    projections,
-    sample_size,
-    subtree_order,
-    top_directions,
-    top_levels,
-)
+from assets.compute.tree_steps import NAME, GrowPart, GrowWhole, Join, Lay, Plan, Project, Split, Step
+from model.files import digest_json, opened_npz
+from model.index_tree import TreeConfig
+from model.tree_shards import sample_size, top_levels
 
-__all__ = ["MEASURED_ITEMS", "SHARD_ITEMS", "grown"]
+__all__ = ["SHARD_ITEMS", "grown"]
 
 SHARD_ITEMS = 1 << 18
 """Items whose projections are one task."""
-MEASURED_ITEMS = 30_000
-"""Items whose neighbours are looked for among each other; what it takes grows with their square."""
-NEIGHBOURS = 10
-NAME = "embeddings"
-_ROWS = 1 << 14
-
-
-def _chunks(path: Path) -> Iterator[NDArray[np.float32]]:
-    """Rows of the vectors, some at a time."""
-    with opened_npz(path, NAME) as (file, head):
-        if head.fortran:  # rows are scattered over the file
-            yield read_npz(path)[NAME].astype(np.float32)
-            return
-        row_bytes = head.dtype.itemsize * int(np.prod(head.shape[1:]))
-        for begin in range(0, head.shape[0], _ROWS):
-            rows = min(_ROWS, head.shape[0] - begin)
-            data = np.frombuffer(file.read(rows * row_bytes), dtype=head.dtype)
-            yield data.reshape(rows, *head.shape[1:]).astype(np.float32)
-
-
-def _told(tree: IndexTree, vectors: NDArray[np.float32], seed: int) -> dict[str, Any]:
-    """Figures of a tree over vectors (N, d), for the asset's metadata."""
-    from model.neighbours import kept_in_subtree, nearest
-
-    n = tree.n_items
-    rows = np.arange(n)
-    if n > MEASURED_ITEMS:
-        rows = np.sort(np.random.default_rng([seed, 2]).choice(n, MEASURED_ITEMS, replace=False))
-    neighbours, _ = nearest(vectors[rows], max(min(NEIGHBOURS, n - 1), 1))
-    above = [tree.item_leaf[rows]]
-    for _ in range(tree.depth):
-        above.append(tree.parent[above[-1]])
-    kept = [round(float(share), 4) for share in kept_in_subtree(neighbours, np.stack(above[::-1]))]
-    figures = {"depth": tree.depth, "nodes": tree.n_nodes, "items": n, "neighbours_kept_by_level": kept}
-    return figures | ({"neighbours_among": len(rows)} if len(rows) < n else {})
-
-
-class _GrowWhole:
-    """Work on a shard {"tree"}: the file that takes the tree."""
-
-    def __init__(self, vectors: str, config: dict[str, Any]) -> None:
-        self._vectors, self._config = read_npz(Path(vectors))[NAME], TreeConfig(**config)
-
-    def __call__(self, shard: Shard) -> Shard:
-        tree = build_tree(self._vectors, self._config)
-        tree.save(Path(shard["tree"]))
-        return _told(tree, self._vectors, self._config.seed)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """What the tasks are parts of; names and numbers only, so that it can be told to another machine."""
-
-    vectors: str
-    """.npz with (N, d) float32 under "embeddings"."""
-    folder: str
-    """Folder of the parts."""
-    config: dict[str, Any]
-    """Of `TreeConfig`."""
-    n_items: int
-    levels: int
-    """Splits that the sample lays."""
-    sample: int
-    """Items of the sample."""
-
-    def part(self, kind: str, *numbers: int) -> Path:
-        """Where a part lies."""
-        return Path(self.folder) / ("-".join([kind, *map(str, numbers)]) + ".npy")
-
-    def read(self, kind: str, *numbers: int) -> NDArray[Any]:
-        """A part; of its bytes those are read that are looked at."""
-        array: NDArray[Any] = np.load(self.part(kind, *numbers), mmap_mode="r", allow_pickle=False)
-        return array
-
-    def write(self, array: NDArray[Any], kind: str, *numbers: int) -> None:
-        """Put a part where it belongs, whole."""
-        with replacing(self.part(kind, *numbers)) as file:
-            np.save(file, array, allow_pickle=False)
-
-
-class _Step:
-    """Work on a part of the tree that is done once, also where a killed run is taken up."""
-
-    def __init__(self, plan: dict[str, Any]) -> None:
-        self.of = _Plan(**plan)
-        self.config = TreeConfig(**self.of.config)
-
-    def __call__(self, shard: Shard) -> Shard:
-        done = self.of.part(*shard["part"])
-        if not done.exists():
-            self.work(shard["part"][1:], shard)
-        return {}
-
-    def work(self, numbers: list[int], shard: Shard) -> None:
-        """Write what the shard names last of all."""
-        raise NotImplementedError
-
-
-class _Lay(_Step):
-    """The vectors where rows can be read, the items as they are drawn, and the directions that a sample finds."""
-
-    def work(self, numbers: list[int], shard: Shard) -> None:
-        n, source = self.of.n_items, Path(self.of.vectors)
-        with opened_npz(source, NAME) as (_, head):
-            header = {"descr": "<f4", "fortran_order": False, "shape": head.shape}
-        with replacing(self.of.part("vectors")) as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            first = 0
-            for rows in _chunks(source):
-                unit_vectors(rows, first=first)  # what cannot be used is told before anything is grown
-                file.write(np.ascontiguousarray(rows, dtype="<f4").data)
-                first += len(rows)
-        drawn = drawn_order(n, self.config.seed)
-        sample = self.of.read("vectors")[drawn[: self.of.sample]]
-        for level, directions in enumerate(top_directions(sample, self.of.levels, self.config)):
-            self.of.write(directions, "directions", level)
-        self.of.write(drawn, "order", 0)
-
-
-class _Project(_Step):
-    """How far along their clusters' directions the items of a shard {"begin", "end"} lie."""
-
-    def work(self, numbers: list[int], shard: Shard) -> None:
-        level, begin = numbers
-        rows = slice(begin, shard["end"])
-        cluster = np.zeros(rows.stop - rows.start, dtype=np.int32)  # the root's
-        if level:
-            cluster[:] = self.of.read("cluster", level)[rows]
-        directions = np.array(self.of.read("directions", level))
-        along = projections(self.of.read("vectors")[rows], directions, cluster, first=begin)
-        self.of.write(along, "along", level, begin)
-
-
-class _Split(_Step):
-    """All items, in halves of their clusters."""
-
-    def work(self, numbers: list[int], shard: Shard) -> None:
-        level = numbers[0] - 1
-        order = np.array(self.of.read("order", level))
-        along = np.concatenate([self.of.read("along", level, begin) for begin in shard["parts"]])
-        order, starts = halve(order, cluster_starts(self.of.n_items, level), along[order])
-        self.of.write(cluster_of(order, starts), "cluster", level + 1)
-        self.of.write(order, "order", level + 1)
-
-
-class _GrowPart(_Step):
-    """The order of one cluster's items."""
-
-    def work(self, numbers: list[int], shard: Shard) -> None:
-        (cluster,) = numbers
-        begin, end = cluster_starts(self.of.n_items, self.of.levels)[cluster : cluster + 2]
-        items = np.array(self.of.read("order", self.of.levels)[begin:end])
-        by_row, stored = np.argsort(items), self.of.read("vectors")
-        vectors = np.empty((len(items), stored.shape[1]), dtype=np.float32)
-        vectors[by_row] = stored[items[by_row]]  # read forwards
-        self.of.write(items[subtree_order(vectors, self.of.levels, self.config)], "grown", cluster)
-
-
-class _Join(_Step):
-    """The tree of all orders, in the file that a shard {"tree"} names."""
-
-    def __call__(self, shard: Shard) -> Shard:
-        order = np.concatenate([self.of.read("grown", cluster) for cluster in range(1 << self.of.levels)])
-        vectors = self.of.read("vectors")
-        tree = tree_from_order(order, vectors, self.config)
-        tree.save(Path(shard["tree"]))
-        return _told(tree, vectors, self.config.seed)
 
 
 def grown(engine: Engine, vectors: Path, config: TreeConfig, *, work: Path, target: Path) -> dict[str, Any]:
@@ -226,11 +38,11 @@ def grown(engine: Engine, vectors: Path, config: TreeConfig, *, work: Path, targ
     with opened_npz(vectors, NAME) as (_, head):
         n = head.shape[0] if head.shape else 0
     if n <= config.subtree_items:
-        return engine.each(_GrowWhole, (str(vectors), asdict(config)), [{"tree": str(target)}], "index tree")[0]
+        return engine.each(GrowWhole, (str(vectors), asdict(config)), [{"tree": str(target)}], "index tree")[0]
     levels = top_levels(n, config.subtree_items)
     sample = sample_size(n, levels)
     own = digest_json({"vectors": head.crc, "config": asdict(config), "n": n, "sample": sample, "shard": SHARD_ITEMS})
-    plan = _Plan(
+    plan = Plan(
         vectors=str(vectors),
         folder=str(work / f"tree-{own[:16]}"),
         config=asdict(config),
@@ -239,15 +51,15 @@ def grown(engine: Engine, vectors: Path, config: TreeConfig, *, work: Path, targ
         sample=sample,
     )
 
-    def each(step: type[_Step], shards: list[Shard], what: str) -> list[Shard]:
+    def each(step: type[Step], shards: list[Shard], what: str) -> list[Shard]:
         return engine.each(step, (asdict(plan),), shards, what)
 
-    each(_Lay, [{"part": ["order", 0]}], "top levels of the tree")
+    each(Lay, [{"part": ["order", 0]}], "top levels of the tree")
     begins = range(0, n, SHARD_ITEMS)
     for level in range(levels):
         shards = [{"part": ["along", level, begin], "end": min(begin + SHARD_ITEMS, n)} for begin in begins]
         if not plan.part("order", level + 1).exists():
-            each(_Project, shards, f"projections of level {level}")
-            each(_Split, [{"part": ["order", level + 1], "parts": list(begins)}], f"halves of level {level}")
-    each(_GrowPart, [{"part": ["grown", cluster]} for cluster in range(1 << levels)], "sub-trees")
-    return each(_Join, [{"tree": str(target)}], "index tree")[0]
+            each(Project, shards, f"projections of level {level}")
+            each(Split, [{"part": ["order", level + 1], "parts": list(begins)}], f"halves of level {level}")
+    each(GrowPart, [{"part": ["grown", cluster]} for cluster in range(1 << levels)], "sub-trees")
+    return each(Join, [{"tree": str(target)}], "index tree")[0]

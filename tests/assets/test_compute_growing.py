@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from assets.compute import Engine, Shard, engine
+from assets.compute import Engine, Shard, engine, tree_steps
 from assets.compute import growing as growing_module
 from assets.compute.growing import grown
 from assets.compute.local import LocalEngine
@@ -114,7 +114,7 @@ def test_shards_of_any_size_give_the_same_tree(tmp_path: Path, monkeypatch: pyte
     source, found = vectors(tmp_path), set[bytes]()
     for size, rows in ((1 << 18, 1 << 14), (400, 7), (399, 400), (1499, 1)):
         monkeypatch.setattr(growing_module, "SHARD_ITEMS", size)
-        monkeypatch.setattr(growing_module, "_ROWS", rows)
+        monkeypatch.setattr(tree_steps, "_ROWS", rows)
         found.add(tree_bytes(LocalEngine(), source, IN_PARTS, tmp_path / f"of {size}"))
     assert len(found) == 1
 
@@ -155,7 +155,7 @@ def test_parts_of_other_vectors_or_options_are_not_taken_for_these(tmp_path: Pat
 
 @pytest.mark.parametrize("subtree", [200, 4000])
 def test_a_bad_vector_is_named_before_anything_is_grown(tmp_path: Path, subtree: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr(growing_module, "_ROWS", 100)
+    monkeypatch.setattr(tree_steps, "_ROWS", 100)
     source = vectors(tmp_path, bad=1234)
     with pytest.raises(BadInput, match="vector of item 1234 is not finite"):
         grown(LocalEngine(), source, TreeConfig(subtree_items=subtree), work=tmp_path / "w", target=tmp_path / "t.npz")
@@ -189,7 +189,7 @@ def test_of_many_items_some_tell_how_many_neighbours_are_kept(tmp_path: Path, mo
     source, target = vectors(tmp_path), tmp_path / "tree.npz"
     whole = grown(LocalEngine(), source, IN_PARTS, work=tmp_path, target=target)
     assert "neighbours_among" not in whole
-    monkeypatch.setattr(growing_module, "MEASURED_ITEMS", 1000)
+    monkeypatch.setattr(tree_steps, "MEASURED_ITEMS", 1000)
     some = grown(LocalEngine(), source, IN_PARTS, work=tmp_path, target=target)
     assert some["neighbours_among"] == 1000
     assert some == grown(LocalEngine(), source, IN_PARTS, work=tmp_path, target=target)
