@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,40 @@ def test_a_worker_that_is_killed_is_replaced_and_its_shard_done_again(cluster: A
     told = engine("ray").each(work, (str(tmp_path / "died"),), [{"n": n} for n in range(6)], "deaths")
     assert [each["n"] for each in told] == list(range(6))
     assert (tmp_path / "died").exists()
+
+
+STEPS = """
+import ray
+from assets.compute import engine
+
+def work(harm):
+    def one(shard):
+        import os
+        if harm:
+            raise RuntimeError("a fault of ours")
+        return {"pid": os.getpid()}
+    return one
+
+def each(harm=False):
+    return {told["pid"] for told in engine("ray", print).each(work, (harm,), [{"n": 1}, {"n": 2}], "steps")}
+
+first = each()
+assert first & each(), "workers of the last step are there for the next"
+try:
+    each(harm=True)
+except Exception as error:
+    assert "a fault of ours" in str(error), error
+assert not ray.is_initialized()
+each()
+print("went on")
+"""
+
+
+def test_a_process_stays_connected_until_something_unexpected_and_goes_on_after_it(cluster: Any) -> None:
+    """A night's run has many steps, and is tried again in the same process when its cluster was started anew."""
+    there = os.environ | {"RAY_ADDRESS": cluster.address}
+    done = subprocess.run([sys.executable, "-c", STEPS], env=there, capture_output=True, text=True, timeout=120)
+    assert done.stdout.endswith("went on\n"), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
