@@ -89,8 +89,7 @@ def test_the_next_day_is_read_beside_what_was_there(warehouse: Warehouse, tmp_pa
     )
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")
+@pytest.mark.ray
 @pytest.mark.parametrize("place", ["folder", "bucket"])
 def test_a_cluster_gathers_what_one_machine_does(
     cluster: Any,

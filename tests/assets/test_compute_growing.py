@@ -196,8 +196,7 @@ def test_of_many_items_some_tell_how_many_neighbours_are_kept(tmp_path: Path, mo
     np.testing.assert_allclose(some["neighbours_kept_by_level"], whole["neighbours_kept_by_level"], atol=0.1)
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # Ray's own libraries warn of themselves
+@pytest.mark.ray
 @pytest.mark.parametrize("config", [TreeConfig(), IN_PARTS], ids=["one piece", "in parts"])
 def test_on_a_cluster_it_is_the_same_tree(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: TreeConfig
@@ -209,8 +208,7 @@ def test_on_a_cluster_it_is_the_same_tree(
     assert on_ray.used()["workers"] >= 1
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")
+@pytest.mark.ray
 def test_on_a_cluster_a_bad_vector_is_named_too(cluster: Any, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="vector of item 1234 is not finite"):
         tree_bytes(engine("ray"), vectors(tmp_path, bad=1234), IN_PARTS, tmp_path / "ray")

@@ -29,7 +29,7 @@ from assets.stores.warehouse import Warehouse
 from model.files import digest_file
 from model.index_tree import TreeConfig
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+pytestmark = pytest.mark.ray
 
 
 class Killing(RayEngine):

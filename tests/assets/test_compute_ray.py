@@ -27,10 +27,7 @@ from assets.compute.local import LocalEngine
 from assets.compute.recommending import recommend_all
 from model.errors import BadInput
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("default"),  # Ray's own libraries warn of themselves
-]
+pytestmark = pytest.mark.ray
 
 
 def test_every_shard_once_in_order_on_both_nodes(cluster: Any) -> None:

@@ -77,8 +77,7 @@ def test_this_process_alone_trains_as_ever(tmp_path: Path) -> None:
     assert sum("dense epoch" in line for line in told) == 3
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")
+@pytest.mark.ray
 def test_two_nodes_train_what_one_process_does(cluster: Any, tmp_path: Path) -> None:
     of, told = asked(tmp_path / "two"), list[str]()
     on_ray = engine("ray", told.append)
@@ -108,8 +107,7 @@ def dying(folder: Path, *when: str) -> Callable[[Shard, Callable[[str], None]], 
     return work
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")
+@pytest.mark.ray
 def test_a_lost_worker_costs_no_finished_epoch(cluster: Any, tmp_path: Path) -> None:
     of, told = asked(tmp_path / "two"), list[str]()
     when = "dense epoch 2", "lifelong epoch 2"
@@ -122,8 +120,7 @@ def test_a_lost_worker_costs_no_finished_epoch(cluster: Any, tmp_path: Path) -> 
     alike(found, trained(LocalEngine(_quiet), asked(tmp_path / "undisturbed")))
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")
+@pytest.mark.ray
 def test_what_training_refuses_is_told_as_it_was(cluster: Any, tmp_path: Path) -> None:
     of = asked(tmp_path / "wrong", items=32)
     with pytest.raises(BadInput, match=r"^the tree holds 32 items, the histories 64; materialize index_tree again$"):

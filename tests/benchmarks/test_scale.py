@@ -138,9 +138,8 @@ def growth(folder: Path, engine: str, sizes: Mapping[str, int]) -> dict[str, flo
     return {each["stage"]: each["driver MiB"] - before for each in records if each["times"] == 10}
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.timeout(1200)
-@pytest.mark.filterwarnings("default")  # Ray's own libraries warn of themselves
 def test_the_driver_of_a_cluster_does_not_grow_with_the_data(data: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed; pip install '.[ray]' brings it")
     scale.prepared(data, LARGE, LENGTH)

@@ -20,7 +20,7 @@ from model.evaluation import Evaluation
 from model.files import read_npz
 from model.index_tree import IndexTree
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 ENDS = ("index_tree", "item_pairs", "baselines")
 """Assets that nothing of the model goes into; with all that they need."""

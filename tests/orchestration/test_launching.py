@@ -41,11 +41,6 @@ SECRETS = {
     "MISS_MLFLOW_URI",
     "MLFLOW_TRACKING_URI",
 }
-on_ray = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("default"),  # Ray's own libraries warn of themselves
-    pytest.mark.timeout(600),
-]
 
 
 def settings(home: Path, launch: str, **more: Any) -> Settings:
@@ -208,7 +203,7 @@ def daemon(
 
 
 class TestOnACluster:
-    pytestmark = on_ray
+    pytestmark = pytest.mark.ray
 
     def test_our_own_assets_step_by_step(self, daemon: Any, jobs: Any, tmp_path: Path) -> None:
         """From the warehouse to the split of the histories, handed on as artifacts by steps that share nothing but the home."""
