@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from model.cores import fixed_threads
 from model.errors import BadInput
 from model.features import features, features_state, principal, unit
 from model.item_pairs import ItemPairs
@@ -130,17 +131,13 @@ def align(
     cooccurrence: CSR (N, N) whose mass the shares in the metrics measure; the pairs' own weights where None.
     Raises BadInput where shapes disagree or a present vector holds NaN or infinity.
     """
-    import torch
-
     from model.alignment_training import train
 
     started = time.monotonic()
     n_items = pairs.n_items
     _check(text, text_present, "text", n_items)
     _check(image, image_present, "image", n_items)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    try:
+    with fixed_threads(config.threads):
         state = features_state(text, text_present, "text", config.text_components)
         state |= features_state(image, image_present, "image", config.image_components)
         T, I = features(state, "text", text, text_present), features(state, "image", image, image_present)  # noqa: E741
@@ -161,9 +158,7 @@ def align(
         else:
             state = content_state
             metrics |= {"method": "content_pca", "reason": reason, "loss": [], "held_out_loss": []}
-    finally:
-        torch.set_num_threads(threads)
-    embeddings = embed(state, text, text_present, image, image_present)
+        embeddings = embed(state, text, text_present, image, image_present)
     metrics["from_partners"] = _place_by_partners(embeddings, ~text_present & ~image_present, pairs)
     if n_items >= 3 and len(pairs):
         mass = _symmetric(pairs) if cooccurrence is None else cooccurrence

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from model.cores import fixed_threads
 from model.features import features, features_state
 from model.search_space import MISSING, PAIRS, Flags, Floats, SearchSpace, SearchSpaceConfig
 
@@ -89,46 +90,41 @@ def train(
     # drawn among the items that have queries, so that there is something to learn the weights from
     pool = np.unique(examples.item) if len(examples.item) else np.arange(len(text))
     kept_out[rng.permutation(pool)[: max(int(config.held_out * len(pool)), 1)]] = True
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            state = features_state(text, text_present, "text", config.text_components)
-            state |= features_state(image, image_present, "image", config.image_components)
+    with fixed_threads(config.threads), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        state = features_state(text, text_present, "text", config.text_components)
+        state |= features_state(image, image_present, "image", config.image_components)
 
-            def seen(name: str, vectors: Floats, present: Flags) -> Tensor:
-                return torch.from_numpy(features(state, name, vectors, present))
+        def seen(name: str, vectors: Floats, present: Flags) -> Tensor:
+            return torch.from_numpy(features(state, name, vectors, present))
 
-            sides: dict[str, tuple[Tensor, Tensor, NDArray[np.int64]]] = {}
-            for name, asked, answer, has in (
-                ("text", examples.text, examples.text_left, examples.text_present),
-                ("image", examples.image, image[examples.item], examples.image_present & image_present[examples.item]),
-            ):
-                rows = np.flatnonzero(has)
-                yes = np.ones(len(rows), bool)
-                sides[name] = (
-                    seen(name, asked[rows], yes),
-                    seen(name, answer[rows], yes),
-                    examples.item[rows],
-                )
-            metrics: dict[str, Any] = {"items": len(text)}
-            for name, (asked_t, answer_t, item) in sides.items():
-                log(f"{name}: {len(item)} queries to learn from")
-                own, metrics[f"own_{name}"] = _fit_own(asked_t, answer_t, kept_out[item], config, rng)
-                state[f"own_{name}"] = own
-            T, I = seen("text", text, text_present), seen("image", image, image_present)  # noqa: E741
-            joint, metrics["joint"] = _fit_joint(
-                T, I, text_present & image_present, kept_out, sides, image_present, text_present, config, rng
+        sides: dict[str, tuple[Tensor, Tensor, NDArray[np.int64]]] = {}
+        for name, asked, answer, has in (
+            ("text", examples.text, examples.text_left, examples.text_present),
+            ("image", examples.image, image[examples.item], examples.image_present & image_present[examples.item]),
+        ):
+            rows = np.flatnonzero(has)
+            yes = np.ones(len(rows), bool)
+            sides[name] = (
+                seen(name, asked[rows], yes),
+                seen(name, answer[rows], yes),
+                examples.item[rows],
             )
-            state |= joint
-            space = SearchSpace(state | {"weights": EQUAL})
-            held = examples.part(np.flatnonzero(kept_out[examples.item])) if len(examples.item) else examples
-            weights, metrics["weights_from"] = _fit_weights(
-                space, text, text_present, image, image_present, held, config, rng
-            )
-    finally:
-        torch.set_num_threads(threads)
+        metrics: dict[str, Any] = {"items": len(text)}
+        for name, (asked_t, answer_t, item) in sides.items():
+            log(f"{name}: {len(item)} queries to learn from")
+            own, metrics[f"own_{name}"] = _fit_own(asked_t, answer_t, kept_out[item], config, rng)
+            state[f"own_{name}"] = own
+        T, I = seen("text", text, text_present), seen("image", image, image_present)  # noqa: E741
+        joint, metrics["joint"] = _fit_joint(
+            T, I, text_present & image_present, kept_out, sides, image_present, text_present, config, rng
+        )
+        state |= joint
+        space = SearchSpace(state | {"weights": EQUAL})
+        held = examples.part(np.flatnonzero(kept_out[examples.item])) if len(examples.item) else examples
+        weights, metrics["weights_from"] = _fit_weights(
+            space, text, text_present, image, image_present, held, config, rng
+        )
     learnt = SearchSpace(space.state | {"weights": weights})
     metrics["weights"] = {name: round(value, 4) for name, value in learnt.weights.items()}
     return Learnt(space=learnt, metrics=metrics)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 from model.alignment import AlignmentConfig, align, cooccurrence_share, embed
 from model.alignment_training import Head
@@ -70,6 +71,22 @@ def test_a_new_item_lands_in_its_group_by_content_alone(planted: Planted) -> Non
     result = align(*planted.arguments(), planted.pairs, replace(CONFIG, cold_items=0.1), progress=False)
     assert result.metrics["share_cold_after"] > 2 * result.metrics["share_cold_before"]
     assert result.metrics["share_cold_after"] > 5 * result.metrics["share_uniform"]
+
+
+def test_the_machine_and_its_settings_do_not_show_in_the_bytes() -> None:
+    """A run by a schedule that sets OMP_NUM_THREADS makes what a run by hand made, and trains nothing again."""
+    rng = np.random.default_rng(0)
+    text, image = (rng.standard_normal((1500, width)).astype(np.float32) for width in (384, 640))
+    there = np.ones(len(text), bool)
+    pairs = pairs_of([(i, (i + 1) % len(text)) for i in range(len(text))], len(text))
+    made = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            made.append(align(text, there, image, there, pairs, replace(CONFIG, epochs=1), progress=False))
+    assert made[0].embeddings.tobytes() == made[1].embeddings.tobytes()
+    assert {name: array.tobytes() for name, array in made[0].state.items()} == {
+        name: array.tobytes() for name, array in made[1].state.items()
+    }
 
 
 def test_same_seed_same_bytes_and_torch_is_left_as_it_was(planted: Planted) -> None:
