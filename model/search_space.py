@@ -112,9 +112,12 @@ class SearchSpace:
 
         Raises BadInput for vectors of another encoder's width, and NaN.
         """
-        t, i = self._features("text", text, text_present), self._features("image", image, image_present)
+        from threadpoolctl import threadpool_limits
+
         absent = ~np.stack([text_present, image_present], axis=1)
-        blocks = [self._own("text", t), self._own("image", i), self._joint("image", i), self._joint("text", t)]
+        with threadpool_limits(1, user_api="blas"):  # a nightly bundle is the last one where nothing has changed
+            t, i = self._features("text", text, text_present), self._features("image", image, image_present)
+            blocks = [self._own("text", t), self._own("image", i), self._joint("image", i), self._joint("text", t)]
         return np.hstack([*blocks, absent.astype(np.float32)])
 
     def queries(

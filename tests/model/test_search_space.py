@@ -143,8 +143,13 @@ def test_weights_are_learnt_to_trust_what_tells_items_apart(world: World, learnt
 def test_same_catalogue_same_bytes(world: World, learnt: SearchSpace) -> None:
     """A search space that differs from run to run makes every nightly bundle a new one."""
     seen = np.arange(N) < QUERIES
-    with threadpool_limits(2, user_api="blas"):  # nor does it follow the machine
-        again = train(world.text, seen, world.image, seen, world.examples, CONFIG).space
+    everything = (world.text, world.yes, world.image, world.yes)
+    items = []
+    for threads in (1, 2):  # nor does it follow the machine
+        with threadpool_limits(threads, user_api="blas"):
+            items.append(learnt.items(*everything).tobytes())
+            again = train(world.text, seen, world.image, seen, world.examples, CONFIG).space
+    assert items[0] == items[1]
     assert {name: value.tobytes() for name, value in again.state.items()} == {
         name: value.tobytes() for name, value in learnt.state.items()
     }
