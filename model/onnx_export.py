@@ -2,7 +2,8 @@
 
 - Opset 18: newer attention operators are refused by ONNX Runtime's CPU provider.
 - Batch, history length and the number of excluded items are dynamic; levels are unrolled.
-- Same model, same bytes: nothing of the moment goes into the file.
+- Same model, same bytes: nothing of the moment or the machine goes into the file. The exporter's own notes, a stack trace with
+  paths for every node, are taken out.
 - A protobuf ends at 2 GB. Tables of more than `BESIDE` bytes lie in a second file beside the graph, which names it; a bundle's
   manifest binds both by digest, and ONNX Runtime maps it instead of reading it.
 """
@@ -67,6 +68,8 @@ def export_graph(
 
     beside: whether its tables go to a second file.
     """
+    from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
+
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
@@ -83,6 +86,7 @@ def export_graph(
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
+    ClearMetadataAndDocStringPass()(program.model)
     if not beside:
         write_bytes(path, program.model_proto.SerializeToString(deterministic=True))
         return

@@ -13,9 +13,7 @@
 from __future__ import annotations
 
 import io
-import logging
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -226,6 +224,8 @@ def _export_lite0(weights: Path, target: Path) -> dict[str, Any]:
     import torch
     from efficientnet_lite_pytorch import EfficientNet
 
+    from model.onnx_export import export_graph
+
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     network.eval()
@@ -238,22 +238,12 @@ def _export_lite0(weights: Path, target: Path) -> dict[str, Any]:
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
             return self.network.extract_features(pixels).mean(dim=(2, 3))  # type: ignore[no-any-return]
 
-    exporter_log = logging.getLogger("torch.onnx")
-    level = exporter_log.level
-    exporter_log.setLevel(logging.ERROR)  # it warns that torchvision, which nothing here uses, is not installed
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the exporter's own internals, nothing a caller could change
-        program = torch.onnx.export(
-            Pooled().eval(),
-            (torch.zeros(2, 3, 224, 224),),
-            input_names=["pixels"],
-            output_names=["features"],
-            dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
-            opset_version=18,
-            dynamo=True,
-            verbose=False,
-        )
-    exporter_log.setLevel(level)
-    assert program is not None
-    program.save(str(target), external_data=False)
+    export_graph(
+        Pooled(),
+        (torch.zeros(2, 3, 224, 224),),
+        target,
+        names=(("pixels",), ("features",)),
+        dynamic=({0: torch.export.Dim("batch")},),
+        beside=False,
+    )
     return {"network": "efficientnet-lite0", "torch": torch.__version__}

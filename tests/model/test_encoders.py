@@ -257,6 +257,9 @@ def test_the_export_equals_the_torch_network(lite0: ImageEncoder, tmp_path: Path
     with torch.no_grad():
         expected = network.extract_features(pixels.permute(2, 0, 1)[None]).mean(dim=(2, 3)).numpy()
     np.testing.assert_allclose(lite0.encode([path]), expected, atol=1e-3, rtol=1e-3)
+    assert not any(b"image.py" in file.read_bytes() for file in lite0.files), (
+        "a bundle with it names no machine's folders"
+    )
 
 
 def test_transparency_is_white_and_odd_modes_are_read(lite0: ImageEncoder, tmp_path: Path) -> None:

@@ -183,6 +183,7 @@ def test_onnx_runtime_answers_as_torch_does(tree: IndexTree, name: str, tmp_path
     assert report["topk_equal_share"] >= 0.999
     assert {1, 2, 7, 64} <= set(report["batches"])
     assert report["lengths"][0] == 0
+    assert b"beam_search.py" not in (tmp_path / "a.onnx").read_bytes(), "it says nothing of the machine that made it"
     onnx = OnnxSearch(tmp_path / "a.onnx", n_items=ITEMS, beam=8)
     items, _, co, mm = onnx.run(pad_left([np.arange(9)]).numpy(), np.full((1, 1), -1))
     assert (items >= 0).all(), "nothing was excluded, so the beam is full"
