@@ -15,6 +15,7 @@ Not covered: in which order, and how many at a time (`assets.compute.growing`).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,12 +112,16 @@ class Plan:
             np.save(file, array, allow_pickle=False)
 
 
-class Step:
-    """Work on a part of the tree that is done once, also where a killed run is taken up."""
+class Planned:
+    """Work on the parts of one tree."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self.of = Plan(**plan)
         self.config = TreeConfig(**self.of.config)
+
+
+class Step(Planned, ABC):
+    """Writes a part that is made once, also where a killed run is taken up."""
 
     def __call__(self, shard: Shard) -> Shard:
         done = self.of.part(*shard["part"])
@@ -124,9 +129,9 @@ class Step:
             self.work(shard["part"][1:], shard)
         return {}
 
+    @abstractmethod
     def work(self, numbers: list[int], shard: Shard) -> None:
         """Write what the shard names last of all."""
-        raise NotImplementedError
 
 
 class Lay(Step):
@@ -189,7 +194,7 @@ class GrowPart(Step):
         self.of.write(items[subtree_order(vectors, self.of.levels, self.config)], "grown", cluster)
 
 
-class Join(Step):
+class Join(Planned):
     """The tree of all orders, in the file that a shard {"tree"} names."""
 
     def __call__(self, shard: Shard) -> Shard:

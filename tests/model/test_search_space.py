@@ -148,7 +148,8 @@ def test_same_catalogue_same_bytes(world: World, learnt: SearchSpace) -> None:
     for threads in (1, 2):  # nor does it follow the machine
         with threadpool_limits(threads, user_api="blas"):
             items.append(learnt.items(*everything).tobytes())
-            again = train(world.text, seen, world.image, seen, world.examples, CONFIG).space
+    with threadpool_limits(2, user_api="blas"):
+        again = train(world.text, seen, world.image, seen, world.examples, CONFIG).space
     assert items[0] == items[1]
     assert {name: value.tobytes() for name, value in again.state.items()} == {
         name: value.tobytes() for name, value in learnt.state.items()
